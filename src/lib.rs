@@ -1,0 +1,4 @@
+//! sconce: a high-performance server for open-weight language models.
+
+pub mod engine;
+pub mod types;
