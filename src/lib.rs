@@ -1,4 +1,5 @@
 //! sconce: a high-performance server for open-weight language models.
 
 pub mod engine;
+pub mod sampler;
 pub mod types;
