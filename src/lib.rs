@@ -2,4 +2,5 @@
 
 pub mod engine;
 pub mod sampler;
+pub mod telemetry;
 pub mod types;
