@@ -3,4 +3,5 @@
 pub mod engine;
 pub mod sampler;
 pub mod telemetry;
+pub mod text;
 pub mod types;
