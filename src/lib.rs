@@ -1,7 +1,9 @@
 //! sconce: a high-performance server for open-weight language models.
 
 pub mod engine;
+pub mod kv;
 pub mod sampler;
+pub mod scheduler;
 pub mod telemetry;
 pub mod text;
 pub mod types;

@@ -1,0 +1,87 @@
+//! Waiting sequences enter by arrival. One that doesn't fit may be overtaken, but only so often;
+//! then nobody enters before it, and the running ones, as they end, make room for it.
+
+use super::plan::Plan;
+use super::{Scheduler, SeqEvent};
+use crate::kv::{Admission, extend_hashes};
+use crate::types::SeqId;
+
+/// Waiting sequences that don't fit are passed over in one step up to this many.
+const MAX_PASSED_OVER: usize = 8;
+
+impl Scheduler {
+    /// Admits waiting sequences while batch, seats and blocks last, and plans their first chunks.
+    pub(super) fn admit_waiting(&mut self, plan: &mut Plan, share: usize) {
+        let mut passed_over: Vec<SeqId> = Vec::new();
+        let mut next_arrival = 0;
+        while let Some((&arrival, &seq)) = self.waiting.range(next_arrival..).next() {
+            next_arrival = arrival + 1;
+            let no_seat = self.running.len() >= self.config.max_num_seqs;
+            if plan.short_of_blocks || plan.budget == 0 || no_seat || self.must_hold_back(&passed_over) {
+                return;
+            }
+            if !self.is_ready(seq) {
+                continue;
+            }
+            if self.admit(seq) {
+                self.count_bypass(&passed_over);
+                let remaining = self.entries.get(&seq).map_or(0, |e| e.remaining(self.config.max_model_len));
+                self.grant(seq, remaining.min(share), plan);
+            } else {
+                passed_over.push(seq);
+            }
+        }
+    }
+
+    /// True when nobody may overtake the sequences that didn't fit.
+    fn must_hold_back(&self, passed_over: &[SeqId]) -> bool {
+        let aged = |seq| self.entries.get(seq).is_some_and(|e| e.num_bypassed >= self.config.max_bypass);
+        passed_over.len() >= MAX_PASSED_OVER || passed_over.iter().any(aged)
+    }
+
+    fn count_bypass(&mut self, passed_over: &[SeqId]) {
+        for seq in passed_over {
+            if let Some(entry) = self.entries.get_mut(seq) {
+                entry.num_bypassed += 1;
+            }
+        }
+    }
+
+    /// False while a batch in flight still computes it (it was preempted), or while its sibling's
+    /// prompt, which it will share, isn't published.
+    fn is_ready(&self, seq: SeqId) -> bool {
+        let Some(entry) = self.entries.get(&seq) else { return false };
+        let leader = entry.leader.and_then(|leader| self.entries.get(&leader));
+        entry.in_flight == 0 && leader.is_none_or(|l| l.prompt_computed)
+    }
+
+    /// Gives a waiting sequence its prefix hit and a promise of blocks: for all its tokens so far,
+    /// or, after repeated preemption, for all it may ever have.
+    fn admit(&mut self, seq: SeqId) -> bool {
+        let span = self.span();
+        let headroom = self.running.len(); // each running sequence may soon need another block
+        let Some(entry) = self.entries.get_mut(&seq) else { return false };
+        let config = self.kv.config();
+        if config.prefix_cache {
+            extend_hashes(&mut entry.hashes, &entry.seq.tokens, config.block_size, entry.salt);
+        }
+        let most_tokens = entry.most_tokens(self.config.max_model_len);
+        let reserve_tokens = if entry.is_reserved() { most_tokens } else { entry.seq.tokens.len() };
+        let ask =
+            Admission { hashes: &entry.hashes, max_hit_tokens: entry.max_hit_tokens(), reserve_tokens, span, headroom };
+        let Some(hit_tokens) = self.kv.admit(seq, ask) else { return false };
+        entry.num_scheduled = hit_tokens;
+        entry.seq.num_computed = hit_tokens;
+        entry.num_bypassed = 0;
+        entry.running = true;
+        if !entry.started {
+            entry.started = true;
+            self.totals.prefix_queries += entry.seq.num_prompt as u64;
+            self.totals.prefix_hits += hit_tokens as u64;
+            self.events.push(SeqEvent::Started { seq, cached_tokens: hit_tokens });
+        }
+        self.waiting.remove(&entry.arrival);
+        self.running.insert(entry.arrival, seq);
+        true
+    }
+}

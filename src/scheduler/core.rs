@@ -1,0 +1,200 @@
+//! The scheduler's state, its two queues and the ways in and out of them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::entry::Entry;
+use super::{AddError, NewSequence, SchedulerConfig, SchedulerStats, SeqEvent};
+use crate::kv::KvManager;
+use crate::types::{SeqId, Sequence};
+
+/// Decides what each batch computes and keeps every sequence's state.
+///
+/// The engine's loop: `schedule`, execute, sample, `commit`. With `depth` 1, `schedule` may be
+/// called once more before the first batch is committed; commits come in order.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(super) config: SchedulerConfig,
+    pub(super) kv: KvManager,
+    pub(super) entries: HashMap<SeqId, Entry>,
+    /// Admitted sequences, by arrival.
+    pub(super) running: BTreeMap<u64, SeqId>,
+    /// The others, by arrival.
+    pub(super) waiting: BTreeMap<u64, SeqId>,
+    /// Uncommitted batches, oldest first.
+    pub(super) in_flight: VecDeque<InFlight>,
+    /// Sequences that are gone or preempted but whose blocks batches in flight still use, with the number of
+    /// such batches. Their blocks are freed when it reaches 0.
+    pub(super) draining: BTreeMap<SeqId, usize>,
+    /// Events to hand out with the next commit.
+    pub(super) events: Vec<SeqEvent>,
+    /// Only the running totals; `stats` fills in the rest.
+    pub(super) totals: SchedulerStats,
+    num_added: u64,
+}
+
+/// A scheduled batch, as far as its commit needs it.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) step: u64,
+    pub(super) num_tokens: usize,
+    pub(super) rows: Vec<InFlightRow>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlightRow {
+    pub(super) seq: SeqId,
+    /// Position after the last token computed.
+    pub(super) end: usize,
+    pub(super) samples: bool,
+}
+
+impl Scheduler {
+    /// An idle scheduler over an empty cache. Limits out of range are brought into it.
+    pub fn new(mut config: SchedulerConfig, kv: KvManager) -> Self {
+        config.max_batch_tokens = config.max_batch_tokens.max(1);
+        config.max_num_seqs = config.max_num_seqs.clamp(1, config.max_batch_tokens);
+        config.max_shared_prefills = config.max_shared_prefills.max(1);
+        config.depth = config.depth.min(1);
+        Self {
+            config,
+            kv,
+            entries: HashMap::new(),
+            running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            in_flight: VecDeque::new(),
+            draining: BTreeMap::new(),
+            events: Vec::new(),
+            totals: SchedulerStats::default(),
+            num_added: 0,
+        }
+    }
+
+    /// Queues a sequence.
+    ///
+    /// # Errors
+    /// [`AddError`] when it could never be computed.
+    pub fn add(&mut self, new: NewSequence) -> Result<(), AddError> {
+        let limit = self.config.max_model_len;
+        if new.prompt.is_empty() {
+            return Err(AddError::EmptyPrompt);
+        }
+        // Scoring a prompt needs no room for output.
+        if new.prompt.len() + usize::from(new.params.max_tokens > 0) > limit {
+            return Err(AddError::TooLong { prompt: new.prompt.len(), limit });
+        }
+        if self.entries.contains_key(&new.id) || self.draining.contains_key(&new.id) {
+            return Err(AddError::Duplicate(new.id));
+        }
+        let entry = self.entry(&new);
+        let (needed, capacity) = (entry.most_tokens(limit), self.kv_capacity_tokens());
+        if needed > capacity {
+            return Err(AddError::NeverFits { needed, capacity });
+        }
+        self.num_added += 1;
+        self.waiting.insert(entry.arrival, new.id);
+        self.entries.insert(new.id, entry);
+        Ok(())
+    }
+
+    fn entry(&self, new: &NewSequence) -> Entry {
+        let seq = Sequence {
+            id: new.id,
+            tokens: new.prompt.to_vec(),
+            num_prompt: new.prompt.len(),
+            num_computed: 0,
+            params: new.params.clone(),
+            choice: new.choice,
+        };
+        Entry {
+            seq,
+            arrival: self.num_added,
+            salt: new.salt,
+            leader: new.leader,
+            running: false,
+            started: false,
+            prompt_computed: false,
+            num_scheduled: 0,
+            in_flight: 0,
+            pending: 0,
+            hashes: Vec::new(),
+            num_scored: 0,
+            num_preemptions: 0,
+            num_bypassed: 0,
+        }
+    }
+
+    /// Forgets a sequence in whatever state, without an event. Its blocks are free at once, or when
+    /// the batches in flight that use them are committed. False when there is no such sequence.
+    pub fn abort(&mut self, seq: SeqId) -> bool {
+        self.remove(seq)
+    }
+
+    /// Ends a sequence whose text met a stop string: as [`Self::abort`]; what is computed stays in the prefix cache.
+    pub fn stop(&mut self, seq: SeqId) -> bool {
+        self.remove(seq)
+    }
+
+    /// Takes a sequence out of its queue and gives its blocks back as soon as no batch uses them.
+    pub(super) fn remove(&mut self, seq: SeqId) -> bool {
+        let Some(entry) = self.entries.remove(&seq) else { return false };
+        self.queue(entry.running).remove(&entry.arrival);
+        self.release(seq, entry.in_flight);
+        true
+    }
+
+    /// Frees a sequence's blocks after `in_flight` more commits of batches with a row of it.
+    pub(super) fn release(&mut self, seq: SeqId, in_flight: usize) {
+        if in_flight == 0 {
+            self.kv.free(seq);
+        } else {
+            self.draining.insert(seq, in_flight);
+        }
+    }
+
+    pub(super) fn queue(&mut self, running: bool) -> &mut BTreeMap<u64, SeqId> {
+        if running { &mut self.running } else { &mut self.waiting }
+    }
+
+    /// True while something is to be scheduled or committed.
+    pub fn has_work(&self) -> bool {
+        !self.entries.is_empty() || !self.in_flight.is_empty()
+    }
+
+    /// Sequences admitted and not finished.
+    pub fn num_running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Sequences that wait to be admitted, preempted ones included.
+    pub fn num_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A live sequence; `None` once it has finished, failed or been aborted, also while a batch
+    /// with a surplus row of it is in flight.
+    pub fn sequence(&self, seq: SeqId) -> Option<&Sequence> {
+        self.entries.get(&seq).map(|e| &e.seq)
+    }
+
+    /// Tokens that the cache holds for one sequence alone.
+    pub fn kv_capacity_tokens(&self) -> usize {
+        self.kv.config().capacity_tokens(self.span())
+    }
+
+    /// Counts for metrics.
+    pub fn stats(&self) -> SchedulerStats {
+        let waiting = self.waiting.values().filter_map(|id| self.entries.get(id));
+        SchedulerStats {
+            num_running: self.running.len(),
+            num_waiting: self.waiting.len(),
+            queued_prompt_tokens: waiting.filter(|e| !e.started).map(|e| e.seq.num_prompt).sum(),
+            kv: self.kv.usage(),
+            ..self.totals
+        }
+    }
+
+    /// Most tokens of one sequence that uncommitted batches hold at once.
+    pub(super) fn span(&self) -> usize {
+        self.config.max_batch_tokens * (self.config.depth + 1)
+    }
+}

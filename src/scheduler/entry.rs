@@ -1,0 +1,88 @@
+//! One sequence with its scheduling state, and the counts derived from it.
+//!
+//! ```text
+//! tokens      p p p p p p p p | o o o | ?          ? = pending: sampled by a batch in flight
+//!             ^num_computed committed   ^num_known
+//!                  ^num_scheduled: committed or in flight; the next row starts here
+//! ```
+
+use crate::kv::BlockHash;
+use crate::types::{SeqId, Sequence};
+
+/// Full reservation begins with the readmission after this many preemptions.
+const PREEMPTIONS_BEFORE_RESERVATION: u32 = 2;
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) seq: Sequence,
+    /// Counts additions; the order of both queues.
+    pub(super) arrival: u64,
+    pub(super) salt: u64,
+    pub(super) leader: Option<SeqId>,
+    pub(super) running: bool,
+    /// Has been admitted before.
+    pub(super) started: bool,
+    /// Its whole prompt was computed and published once.
+    pub(super) prompt_computed: bool,
+    /// Leading tokens computed or in flight.
+    pub(super) num_scheduled: usize,
+    /// Uncommitted batches with a row of this sequence.
+    pub(super) in_flight: usize,
+    /// Of those, the ones that sample.
+    pub(super) pending: usize,
+    /// Hashes of the full blocks of committed tokens, as far as needed yet.
+    pub(super) hashes: Vec<BlockHash>,
+    /// Leading prompt positions whose logits were delivered (with `prompt_logprobs`).
+    pub(super) num_scored: usize,
+    pub(super) num_preemptions: u32,
+    /// Others admitted before it since it first didn't fit.
+    pub(super) num_bypassed: usize,
+}
+
+impl Entry {
+    /// Most tokens that prompt and output can have.
+    pub(super) fn most_tokens(&self, max_model_len: usize) -> usize {
+        self.seq.num_prompt.saturating_add(self.seq.params.max_tokens as usize).min(max_model_len)
+    }
+
+    /// Tokens to compute next; 0 when only a batch in flight can tell.
+    pub(super) fn remaining(&self, max_model_len: usize) -> usize {
+        let known = self.seq.tokens.len() + self.pending;
+        if self.pending > 0 && known >= self.most_tokens(max_model_len) {
+            return 0; // the pending token is the last
+        }
+        // Scoring a prompt ends at its last token, so that logits rows are the row's last ones.
+        let end = if self.is_scoring() { self.seq.num_prompt } else { known };
+        end.saturating_sub(self.num_scheduled)
+    }
+
+    /// Wants logits of prompt positions that aren't scheduled yet.
+    fn is_scoring(&self) -> bool {
+        self.seq.params.prompt_logprobs.is_some()
+            && self.num_scored < self.seq.num_prompt
+            && self.num_scheduled < self.seq.num_prompt
+    }
+
+    /// Whether a row that ends before position `end` samples the next token.
+    pub(super) fn samples(&self, end: usize) -> bool {
+        self.seq.params.max_tokens > 0 && end == self.seq.tokens.len() + self.pending
+    }
+
+    /// Logits rows wanted of the tokens `start..end`.
+    pub(super) fn num_logits(&self, start: usize, end: usize) -> usize {
+        let scored = if self.is_scoring() { end.saturating_sub(start.max(self.num_scored)) } else { 0 };
+        scored.max(usize::from(self.samples(end)))
+    }
+
+    /// Most tokens that a prefix hit may cover: the last token is always computed, for its logits,
+    /// and so are the prompt positions whose logits are still to be delivered.
+    pub(super) fn max_hit_tokens(&self) -> usize {
+        let unscored = if self.seq.params.prompt_logprobs.is_some() { self.num_scored } else { self.seq.num_prompt };
+        if unscored < self.seq.num_prompt { unscored } else { self.seq.tokens.len() - 1 }
+    }
+
+    /// Must get all it may still need when admitted, and keeps it until it ends.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.num_preemptions >= PREEMPTIONS_BEFORE_RESERVATION
+    }
+}

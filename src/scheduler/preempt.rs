@@ -1,0 +1,71 @@
+//! Who gives way when blocks run out. A preempted sequence waits at its place by arrival and is
+//! computed again, mostly from the prefix cache; its client only notices the pause.
+//!
+//! Progress is guaranteed: the oldest running sequence is never preempted, everyone else can be for
+//! it, and alone it fits (`add` saw to that).
+
+use std::cmp::Reverse;
+
+use super::plan::Plan;
+use super::{Scheduler, SeqEvent};
+use crate::types::SeqId;
+
+impl Scheduler {
+    /// Allocates blocks for the first `num_tokens` tokens of a running sequence, preempting others
+    /// if need be. False when it has to wait, or was itself preempted.
+    pub(super) fn make_room(&mut self, seq: SeqId, num_tokens: usize, plan: &mut Plan) -> bool {
+        while self.kv.allocate(seq, num_tokens).is_none() {
+            plan.short_of_blocks = true;
+            if !self.draining.is_empty() {
+                return false; // the next commit frees blocks: see whether they do
+            }
+            let Some(victim) = self.pick_victim() else { return false };
+            self.preempt(victim, plan);
+            if victim == seq {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The running sequence that loses least: fewest tokens computed that nobody else holds, the
+    /// youngest of several. Never the oldest, nor one that everything was reserved for.
+    fn pick_victim(&self) -> Option<SeqId> {
+        let younger = self.running.iter().skip(1);
+        let candidates = younger.filter_map(|(_, seq)| self.entries.get(seq)).filter(|e| !e.is_reserved());
+        let cost = |e: &&super::entry::Entry| self.kv.exclusive_tokens(e.seq.id, e.num_scheduled);
+        candidates.min_by_key(|e| (cost(e), Reverse(e.arrival))).map(|e| e.seq.id)
+    }
+
+    /// Nothing could be planned and nothing is in flight although sequences run: those reserved hold
+    /// what the oldest needs. Preempts the youngest of them; false when there is none.
+    pub(super) fn break_stall(&mut self) -> bool {
+        if !self.in_flight.is_empty() || self.running.len() < 2 {
+            return false;
+        }
+        let Some((_, &youngest)) = self.running.last_key_value() else { return false };
+        self.release_to_queue(youngest);
+        true
+    }
+
+    fn preempt(&mut self, seq: SeqId, plan: &mut Plan) {
+        plan.remove(seq);
+        self.release_to_queue(seq);
+    }
+
+    /// A running sequence waits again, without its blocks.
+    fn release_to_queue(&mut self, seq: SeqId) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        self.totals.preemptions += 1;
+        self.totals.preempted_tokens += entry.num_scheduled as u64;
+        entry.running = false;
+        entry.num_scheduled = 0;
+        entry.seq.num_computed = 0;
+        entry.num_preemptions += 1;
+        let (arrival, in_flight) = (entry.arrival, entry.in_flight);
+        self.running.remove(&arrival);
+        self.waiting.insert(arrival, seq);
+        self.release(seq, in_flight);
+        self.events.push(SeqEvent::Preempted { seq });
+    }
+}
