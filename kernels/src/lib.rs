@@ -1,8 +1,10 @@
 //! Every hot operation as one file: shape checks, the CPU version (which is the reference), later the CUDA launch.
 //!
 //! # Layout
+//! - `dtype`: storage types of weights
 //! - `device`, `pool`: the CPU, its instruction set and threads
 //! - `kv`: cache kinds, block geometry, the arena that holds keys and values
 pub mod device;
+pub mod dtype;
 pub mod kv;
 pub mod pool;
