@@ -4,20 +4,30 @@
 //! - `tokenizer`: the facade; `tokenizer_json` and `gguf_vocab` read the two sources, `bpe`
 //!   (with `pretokenizer`) and `spm` encode, `table` holds the bytes of every token
 //! - `decode`: token ids to text, one at a time; `stop`: stop strings over that text
+//! - `message` and `template`: conversations to text
+//! - `model`: all of it, loaded from a checkpoint, with `generation`'s end tokens and defaults
 
 mod bpe;
 mod decode;
 mod error;
+mod generation;
 mod gguf_vocab;
+mod message;
+mod model;
 mod pretokenizer;
 mod spm;
 mod stop;
 mod table;
+mod template;
 mod tokenizer;
 mod tokenizer_json;
 
 pub use decode::IncrementalDecoder;
 pub use error::TextError;
+pub use generation::SamplingDefaults;
 pub use gguf_vocab::GgufVocab;
+pub use message::{ChatMessage, MessageContent};
+pub use model::{TextModel, TextOptions};
 pub use stop::{StopMatcher, StopOutcome};
+pub use template::{ChatTemplate, RenderOptions};
 pub use tokenizer::Tokenizer;

@@ -1,0 +1,198 @@
+//! Chat templates: Jinja from the model's files, rendered as transformers renders it.
+//!
+//! A template is untrusted: it gets no loader, no files and no clock but `strftime_now`, a budget
+//! of work (fuel, which bounds time and memory), a recursion limit and a cap on its output. What
+//! it raises is the client's error.
+
+mod functions;
+mod python;
+
+use std::io;
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, Value};
+use serde_json::{Map, Value as Json};
+
+use super::error::TextError;
+use super::message::ChatMessage;
+
+/// Work a render may do: instructions, plus one for each 64 bytes it makes.
+const BASE_FUEL: u64 = 1_000_000;
+/// Further fuel for each byte of the conversation: 32 copies of it.
+const FUEL_PER_INPUT_BYTE: f64 = 0.5;
+/// Output may be this long, plus [`OUTPUT_PER_INPUT`] times the conversation.
+const BASE_OUTPUT_BYTES: usize = 4 << 20;
+const OUTPUT_PER_INPUT: usize = 4;
+/// minijinja counts a macro call as several; real templates nest a handful deep.
+const RECURSION_LIMIT: usize = 200;
+/// Templates of published models are below 40 KiB.
+const MAX_SOURCE_BYTES: usize = 1 << 20;
+
+/// What a render is asked for, beside the messages.
+#[derive(Clone, Debug, Default)]
+pub struct RenderOptions {
+    /// End with the opening of an assistant turn.
+    pub add_generation_prompt: bool,
+    /// Leave the last message open, for the model to go on with it.
+    pub continue_final_message: bool,
+    /// Tool definitions, in OpenAI's shape.
+    pub tools: Option<Vec<Json>>,
+    /// Further variables (`enable_thinking`, ...). They don't replace the ones above.
+    pub kwargs: Map<String, Json>,
+    /// The time that `strftime_now` tells (UTC); the present when absent.
+    pub now: Option<SystemTime>,
+}
+
+/// A compiled chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    source: String,
+    /// Texts of special tokens: `bos_token`, `eos_token`, ...
+    tokens: Map<String, Json>,
+    /// Content is wanted as a list of typed parts.
+    typed: bool,
+}
+
+impl ChatTemplate {
+    /// Compiles `source`. `tokens` are the variables that name special tokens.
+    ///
+    /// # Errors
+    /// [`TextError::Load`] when it is no template; `name` says where it came from.
+    pub fn new(source: &str, tokens: Map<String, Json>, name: &str) -> Result<Self, TextError> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(TextError::load(name, format!("the template is longer than {MAX_SOURCE_BYTES} bytes")));
+        }
+        let mut env = environment().map_err(|e| TextError::load(name, e))?;
+        let compiled = functions::without_generation_tags(source);
+        env.add_template_owned("chat", compiled).map_err(|e| TextError::load(name, describe(&e)))?;
+        let mut template = Self { env, source: source.to_owned(), tokens, typed: false };
+        template.typed = template.wants_typed_content();
+        Ok(template)
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Renders a conversation.
+    ///
+    /// # Errors
+    /// [`TextError::Template`] with the template's own message when it raises one, or with the
+    /// limit that was exceeded.
+    pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<String, TextError> {
+        if options.continue_final_message && options.add_generation_prompt {
+            let message = "continue_final_message and add_generation_prompt exclude each other";
+            return Err(TextError::Template(message.into()));
+        }
+        let list: Vec<Json> = messages.iter().map(|m| m.to_value(self.typed)).collect();
+        let text = self.render_values(list, options)?;
+        if !options.continue_final_message {
+            return Ok(text);
+        }
+        let last = messages.last().and_then(|m| m.to_value(false).get("content")?.as_str().map(str::to_owned));
+        cut_after_last_message(text, last.as_deref().unwrap_or_default())
+    }
+
+    fn render_values(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {
+        let mut context = self.tokens.clone();
+        context.extend(options.kwargs.clone());
+        context.insert("messages".into(), messages.into());
+        context.insert("tools".into(), options.tools.clone().map_or(Json::Null, Json::from));
+        context.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
+        let context = Json::Object(context);
+        let input_bytes = python::size_hint(&context);
+        let mut env = self.env.clone();
+        env.set_fuel(Some(BASE_FUEL + (input_bytes as f64 * FUEL_PER_INPUT_BYTE) as u64));
+        functions::set_clock(&mut env, options.now);
+        let failed = |e: minijinja::Error| TextError::Template(describe(&e));
+        let template = env.get_template("chat").map_err(failed)?;
+        let limit = BASE_OUTPUT_BYTES.saturating_add(input_bytes.saturating_mul(OUTPUT_PER_INPUT));
+        let mut output = CappedOutput { bytes: Vec::new(), limit };
+        template.render_captured_to(Value::from(Serde(context)), &mut output).map_err(failed)?;
+        String::from_utf8(output.bytes).map_err(|_| TextError::Template("the output is not UTF-8".into()))
+    }
+
+    /// Tries which form of content shows up in the output, as there is no declaration of it.
+    fn wants_typed_content(&self) -> bool {
+        const NEEDLE: &str = "sconce-content-probe";
+        let shows = |typed: bool| {
+            let message = ChatMessage::new("user", NEEDLE).to_value(typed);
+            self.render_values(vec![message], &RenderOptions::default()).is_ok_and(|text| text.contains(NEEDLE))
+        };
+        // A list printed as a whole also contains the text, so the plain form is asked first.
+        !shows(false) && shows(true)
+    }
+}
+
+/// An environment with the settings and helpers of transformers' `apply_chat_template`.
+fn environment() -> Result<Environment<'static>, minijinja::Error> {
+    let mut env = Environment::new();
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    env.set_recursion_limit(RECURSION_LIMIT);
+    env.set_debug(false);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_formatter(python::format_value);
+    functions::register(&mut env);
+    Ok(env)
+}
+
+/// One line: what went wrong and where.
+fn describe(error: &minijinja::Error) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return "rendering took more work than is allowed".into();
+    }
+    let mut innermost = error;
+    while let Some(source) = std::error::Error::source(innermost).and_then(|e| e.downcast_ref::<minijinja::Error>()) {
+        innermost = source;
+    }
+    if let Some(message) = innermost.detail().and_then(|d| d.strip_prefix(functions::RAISED)) {
+        return message.replace('\n', " ");
+    }
+    let detail = innermost.detail().unwrap_or_default().replace('\n', " ");
+    let line = innermost.line().or(error.line()).map(|l| format!(" (line {l})")).unwrap_or_default();
+    let colon = if detail.is_empty() { "" } else { ": " };
+    format!("{}{colon}{detail}{line}", innermost.kind())
+}
+
+/// Cuts what follows the last message's text, as transformers does.
+fn cut_after_last_message(mut text: String, last: &str) -> Result<String, TextError> {
+    let wanted = last.trim();
+    if wanted.is_empty() {
+        return Err(TextError::Template("continue_final_message needs a last message with text".into()));
+    }
+    let Some(at) = text.rfind(wanted) else {
+        return Err(TextError::Template(
+            "continue_final_message is set, but the last message does not appear in the rendered conversation".into(),
+        ));
+    };
+    let end = at + wanted.len();
+    // The template may trim messages; if it didn't, blanks at the end belong to the message.
+    let blanks = &last[last.trim_end().len()..];
+    let keep = if text.get(end..).is_some_and(|rest| rest.starts_with(blanks)) { end + blanks.len() } else { end };
+    text.truncate(keep);
+    Ok(text)
+}
+
+/// Refuses to grow past `limit`.
+struct CappedOutput {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl io::Write for CappedOutput {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + data.len() > self.limit {
+            return Err(io::Error::other(format!("the output is longer than {} bytes", self.limit)));
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
