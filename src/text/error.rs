@@ -1,5 +1,7 @@
 //! Everything that can go wrong between text and token ids, one line a message.
 
+const MAX_MESSAGE_CHARS: usize = 400;
+
 /// Why text could not be turned into tokens, or a model's text side not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
@@ -27,7 +29,8 @@ pub enum TextError {
 impl TextError {
     /// A [`TextError::Load`] naming `source_name`.
     pub(crate) fn load(source_name: impl Into<String>, message: impl std::fmt::Display) -> Self {
-        let message = message.to_string().replace('\n', " ");
+        // Text of the file may stand in it, of any length.
+        let message = message.to_string().replace('\n', " ").chars().take(MAX_MESSAGE_CHARS).collect();
         Self::Load { source_name: source_name.into(), message }
     }
 }

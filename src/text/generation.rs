@@ -3,6 +3,7 @@
 //! From `generation_config.json` as vLLM's `--generation-config auto` reads it, or from GGUF
 //! metadata (`general.sampling.*`).
 
+use sconce_models::gguf::Metadata;
 use serde_json::Value;
 
 use super::tokenizer::Tokenizer;
@@ -28,17 +29,42 @@ impl SamplingDefaults {
     /// From a parsed `generation_config.json`. Values out of range are left out: they would make
     /// every request that relies on them invalid.
     pub(crate) fn from_config(config: &Value) -> Self {
-        let float = |key: &str, ok: fn(f32) -> bool| {
-            config.get(key).and_then(Value::as_f64).map(|v| v as f32).filter(|&v| v.is_finite() && ok(v))
-        };
+        let float = |key: &str| config.get(key).and_then(Value::as_f64).map(|v| v as f32);
         let int = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|v| u32::try_from(v).ok());
         Self {
-            temperature: float("temperature", |v| (0.0..=2.0).contains(&v)),
+            temperature: float("temperature"),
             top_k: int("top_k"),
-            top_p: float("top_p", |v| v > 0.0 && v <= 1.0),
-            min_p: float("min_p", |v| (0.0..=1.0).contains(&v)),
-            repetition_penalty: float("repetition_penalty", |v| v > 0.0),
-            max_tokens: int("max_new_tokens").filter(|&n| n > 0),
+            top_p: float("top_p"),
+            min_p: float("min_p"),
+            repetition_penalty: float("repetition_penalty"),
+            max_tokens: int("max_new_tokens"),
+        }
+        .in_range()
+    }
+
+    /// From GGUF metadata.
+    pub(crate) fn from_metadata(metadata: &Metadata) -> Self {
+        let float = |key: &str| metadata.get_f32(&format!("general.sampling.{key}"));
+        Self {
+            temperature: float("temp"),
+            top_k: metadata.get_u32("general.sampling.top_k"),
+            top_p: float("top_p"),
+            min_p: float("min_p"),
+            repetition_penalty: float("penalty_repeat"),
+            max_tokens: None,
+        }
+        .in_range()
+    }
+
+    fn in_range(self) -> Self {
+        let keep = |value: Option<f32>, ok: fn(f32) -> bool| value.filter(|&v| v.is_finite() && ok(v));
+        Self {
+            temperature: keep(self.temperature, |v| (0.0..=2.0).contains(&v)),
+            top_k: self.top_k,
+            top_p: keep(self.top_p, |v| v > 0.0 && v <= 1.0),
+            min_p: keep(self.min_p, |v| (0.0..=1.0).contains(&v)),
+            repetition_penalty: keep(self.repetition_penalty, |v| v > 0.0),
+            max_tokens: self.max_tokens.filter(|&n| n > 0),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use sconce_models::gguf::Metadata;
+
 use super::error::TextError;
 
 /// `tokenizer.ggml.*`, borrowed from the file.
@@ -51,7 +53,48 @@ pub(crate) enum TokenType {
     Byte,
 }
 
-impl GgufVocab<'_> {
+impl<'a> GgufVocab<'a> {
+    /// Reads the keys; absent ones stay empty.
+    ///
+    /// # Errors
+    /// [`TextError::Load`] when the file has no tokenizer, or a key is of another type than it should be.
+    pub fn from_metadata(metadata: &'a Metadata) -> Result<Self, TextError> {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let id = |name: &str| metadata.get_u32(&key(name));
+        let wrong = |name: &str, wanted: &str| TextError::load(key(name), format!("not {wanted}"));
+        let strings = |name: &str| match metadata.get_strings(&key(name)) {
+            Some(strings) => Ok(strings.collect()),
+            None if metadata.contains(&key(name)) => Err(wrong(name, "a list of strings")),
+            None => Ok(Vec::new()),
+        };
+        let absent = || TextError::load(key("model"), "the file has no tokenizer; use a complete GGUF file");
+        let scores = metadata.get_f32s(&key("scores"));
+        let token_types = metadata.get_i32s(&key("token_type"));
+        if scores.is_none() && metadata.contains(&key("scores")) {
+            return Err(wrong("scores", "a list of f32"));
+        }
+        if token_types.is_none() && metadata.contains(&key("token_type")) {
+            return Err(wrong("token_type", "a list of integers"));
+        }
+        Ok(Self {
+            model: metadata.get_str(&key("model")).ok_or_else(absent)?,
+            pre: metadata.get_str(&key("pre")),
+            tokens: strings("tokens")?,
+            scores: scores.unwrap_or_default(),
+            token_types: token_types.unwrap_or_default(),
+            merges: strings("merges")?,
+            bos: id("bos_token_id"),
+            eos: id("eos_token_id"),
+            eot: id("eot_token_id"),
+            eom: id("eom_token_id"),
+            unk: id("unknown_token_id"),
+            pad: id("padding_token_id"),
+            add_bos: metadata.get_bool(&key("add_bos_token")),
+            add_eos: metadata.get_bool(&key("add_eos_token")),
+            add_space_prefix: metadata.get_bool(&key("add_space_prefix")),
+        })
+    }
+
     /// The type of token `id`.
     pub(crate) fn token_type(&self, id: usize) -> TokenType {
         match self.token_types.get(id) {

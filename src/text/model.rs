@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use sconce_models::gguf::Gguf;
 use serde_json::{Map, Value};
 
 use super::error::TextError;
@@ -89,12 +90,8 @@ impl TextModel {
     ///
     /// # Errors
     /// [`TextError::Load`] naming the key at fault.
-    pub fn from_gguf(
-        vocab: &GgufVocab<'_>,
-        template: Option<&str>,
-        sampling: SamplingDefaults,
-        options: &TextOptions,
-    ) -> Result<Self, TextError> {
+    pub fn from_gguf(gguf: &Gguf, options: &TextOptions) -> Result<Self, TextError> {
+        let vocab = &GgufVocab::from_metadata(&gguf.metadata)?;
         let tokenizer = Tokenizer::from_gguf(vocab)?;
         let mut tokens = Map::new();
         let ids =
@@ -108,11 +105,14 @@ impl TextModel {
         let mut sampling_defaults = SamplingDefaults::default();
         if options.use_generation_config {
             eos_token_ids.extend(well_known_end_tokens(&tokenizer));
-            sampling_defaults = sampling;
+            sampling_defaults = SamplingDefaults::from_metadata(&gguf.metadata);
         }
         let (source, name) = match template_override(options)? {
             Some(found) => (Some(found.0), found.1),
-            None => (template.map(str::to_owned), "tokenizer.chat_template".to_owned()),
+            None => {
+                let key = "tokenizer.chat_template";
+                (gguf.metadata.get_str(key).map(str::to_owned), key.to_owned())
+            }
         };
         let chat_template = source.map(|source| ChatTemplate::new(&source, tokens, &name)).transpose()?;
         Ok(Self::assemble(tokenizer, chat_template, eos_token_ids, sampling_defaults))

@@ -103,7 +103,7 @@ pub(crate) fn pre_tokenizer(pre: &str) -> Result<PreTokenizer, TextError> {
         other => {
             return Err(TextError::load(
                 "tokenizer.ggml.pre",
-                format!("pre-tokenizer {other:?} is unknown; put the model's tokenizer.json beside the GGUF file"),
+                format!("pre-tokenizer {other:?} is unknown; serve the model's folder of Hugging Face files instead"),
             ));
         }
     };

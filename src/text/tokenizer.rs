@@ -91,7 +91,7 @@ impl Tokenizer {
             other => {
                 return Err(TextError::load(
                     "tokenizer.ggml.model",
-                    format!("tokenizer {other:?} is not supported; put the model's tokenizer.json beside the file"),
+                    format!("tokenizer {other:?} is not supported, only \"gpt2\" and \"llama\" are"),
                 ));
             }
         };
