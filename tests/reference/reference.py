@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("REFERENCE_THREADS", "1")))
 torch.use_deterministic_algorithms(True)
 
 NUM_DECODE = 8

@@ -1,0 +1,28 @@
+"""Prompts of the teacher-forced references: prose, code, markup, arithmetic, several scripts, chat markers."""
+
+PROMPTS = [
+    "The lighthouse keeper climbed the stairs every evening at six, lit the lamp, and wrote one line in the log.",
+    "Photosynthesis turns light into chemical energy. In the first stage, the chlorophyll of the leaf",
+    "def merge_sorted(a, b):\n    \"\"\"Merge two sorted lists into one sorted list.\"\"\"\n    out = []\n    i = j = 0\n    while",
+    "fn main() {\n    let numbers = vec![3, 1, 4, 1, 5, 9, 2, 6];\n    let total: i32 = numbers.iter().sum();\n    println!(",
+    "{\"name\": \"Ada\", \"born\": 1815, \"fields\": [\"mathematics\", \"computing\"], \"address\": {\"city\": \"London\",",
+    "Q: What is the capital of France?\nA: Paris.\nQ: What is the capital of Italy?\nA: Rome.\nQ: What is the capital of Japan?\nA:",
+    "1, 1, 2, 3, 5, 8, 13, 21,",
+    "To make bread you need flour, water, salt and yeast. First,",
+    "SELECT customer_id, COUNT(*) AS orders FROM orders WHERE created_at >= '2024-01-01' GROUP BY",
+    "<html>\n  <head><title>Timetable</title></head>\n  <body>\n    <table>\n      <tr><th>Day</th><th>Room</th></tr>\n",
+    "Le train de nuit pour Marseille part à vingt-deux heures. Les voyageurs attendent sur le quai et",
+    "Der Fluss tritt jedes Frühjahr über die Ufer, deshalb stehen die Häuser des Dorfes auf",
+    "El mercado abre a las siete de la mañana y los vendedores ya",
+    "春天来了,山上的雪开始融化,",
+    "図書館の本は二週間借りることができます。返す日を",
+    "В библиотеке было тихо, и только часы на стене",
+    "Tomorrow's forecast: 🌧️ in the morning, ☀️ after lunch, and by the evening 🌈",
+    "Theorem. The sum of the first n odd numbers is n^2.\nProof. For n = 1 the sum is 1. Suppose",
+    "12 * 7 = 84\n15 * 6 = 90\n11 * 11 = 121\n9 * 13 =",
+    "# Release notes\n\n## 2.4.0\n\n- Faster start\n- Fixed a crash when the file is empty\n\n## 2.3.1\n\n-",
+    "Dear Ms. Okafor,\n\nthank you for your letter of 3 May about the broken gate in the park. We",
+    "Once upon a time there was a small robot who was afraid of the dark.",
+    "The three laws of thermodynamics can be said in one sentence each: energy is conserved; entropy",
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nName three rivers in Africa.<|im_end|>\n<|im_start|>assistant\n",
+]
