@@ -1,5 +1,6 @@
 //! sconce: a high-performance server for open-weight language models.
 
+pub mod config;
 pub mod engine;
 pub mod kv;
 pub mod sampler;

@@ -1,0 +1,107 @@
+//! Reads the TOML file. Every error names file and line; an unknown key also the nearest known one.
+
+use std::path::Path;
+
+use super::{ConfigError, RawConfig};
+
+/// All keys of the TOML file, in the order of the table.
+pub fn known_keys() -> Vec<String> {
+    match serde_json::to_value(RawConfig::default()) {
+        Ok(serde_json::Value::Object(map)) => map.into_iter().map(|(key, _)| key).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The candidate most like `word`, if any is like it at all.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.replace('_', "-").to_ascii_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(&word, candidate), candidate))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Reads `path` into raw settings.
+///
+/// # Errors
+/// [`ConfigError`] when the file can't be read, isn't TOML, has an unknown key or a value of the wrong type.
+pub fn parse_file(path: &Path) -> Result<RawConfig, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| ConfigError::Unreadable { path: path.to_owned(), reason: e.to_string() })?;
+    parse_text(&text, path)
+}
+
+pub(super) fn parse_text(text: &str, path: &Path) -> Result<RawConfig, ConfigError> {
+    let syntax = |error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| line_of(text, span.start));
+        // A wrong value: serde's message doesn't say which key it belongs to, the line does.
+        let key = text.lines().nth(line - 1).and_then(|l| l.split_once('=')).map(|(key, _)| key.trim());
+        let reason = match key {
+            Some(key) if known_keys().iter().any(|k| k == key) => format!("`{key}`: {}", error.message()),
+            _ => error.message().to_owned(),
+        };
+        ConfigError::Syntax { path: path.to_owned(), line, reason: reason.replace('\n', " ") }
+    };
+    let known = known_keys();
+    let table = toml::de::DeTable::parse(text).map_err(syntax)?;
+    for key in table.get_ref().keys() {
+        if !known.iter().any(|k| k == key.get_ref()) {
+            return Err(ConfigError::UnknownKey {
+                path: path.to_owned(),
+                line: line_of(text, key.span().start),
+                key: key.get_ref().to_string(),
+                suggestion: nearest(key.get_ref(), known.iter().map(String::as_str)).map(str::to_owned),
+            });
+        }
+    }
+    toml::from_str(text).map_err(syntax)
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<RawConfig, String> {
+        parse_text(text, Path::new("sconce.toml")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_kind_of_value() {
+        let raw = parse(
+            "port = 9000\nkv-cache-memory = \"2GiB\"\napi-key = [\"a\", \"b\"]\nrequest-timeout = 30\nstrict-fields = true\n\
+             max-body-size = 1024\nkv-cache-dtype = \"bf16\"\nhost = \"0.0.0.0\"\n",
+        )
+        .unwrap();
+        assert_eq!(raw.port, Some(9000));
+        assert_eq!(raw.kv_cache_memory.unwrap().to_string(), "2GiB");
+        assert_eq!(raw.api_key.unwrap().len(), 2);
+        assert_eq!(raw.request_timeout.unwrap().0.as_secs(), 30);
+        assert_eq!(raw.max_body_size.unwrap().0, 1024);
+    }
+
+    #[test]
+    fn errors_name_line_and_remedy() {
+        let cases = [
+            ("port = 1\nmax-num-seq = 3\n", "sconce.toml:2: unknown key `max-num-seq`; did you mean `max-num-seqs`?"),
+            ("max_model_len = 3\n", "sconce.toml:1: unknown key `max_model_len`; did you mean `max-model-len`?"),
+            ("# hi\n\nzzz = 3\n", "sconce.toml:3: unknown key `zzz`; `sconce serve --print-config` lists all keys"),
+            ("[server]\nport = 3\n", "sconce.toml:1: unknown key `server`"),
+        ];
+        for (text, expected) in cases {
+            let error = parse(text).err().unwrap();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let error = parse("port = 1\nkv-cache-memory = \"much\"\n").err().unwrap();
+        assert!(error.starts_with("sconce.toml:2: `kv-cache-memory`: `much` is not a size"), "{error}");
+        let error = parse("port = 70000\n").err().unwrap();
+        assert!(error.starts_with("sconce.toml:1: `port`:"), "{error}");
+        let error = parse("port =\n").err().unwrap();
+        assert!(error.starts_with("sconce.toml:1: ") && !error.contains('\n'), "{error}");
+    }
+}
