@@ -3,6 +3,7 @@
 pub mod config;
 pub mod engine;
 pub mod kv;
+pub mod hub;
 pub mod sampler;
 pub mod scheduler;
 pub mod telemetry;
