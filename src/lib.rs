@@ -2,8 +2,8 @@
 
 pub mod config;
 pub mod engine;
-pub mod kv;
 pub mod hub;
+pub mod kv;
 pub mod sampler;
 pub mod scheduler;
 pub mod telemetry;

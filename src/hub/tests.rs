@@ -153,7 +153,7 @@ fn settings(dir: &Path, endpoint: &str) -> HubSettings {
 }
 
 fn weights() -> Vec<u8> {
-    (0..200_000u32).map(|i| (i * 31 >> 3) as u8).collect()
+    (0..200_000u32).map(|i| ((i * 31) >> 3) as u8).collect()
 }
 
 #[tokio::test]
