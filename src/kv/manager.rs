@@ -199,7 +199,7 @@ impl KvManager {
 
     /// Blocks of the longest prefix that every group still has: all blocks for full attention, the
     /// last ones that a query after the prefix can see for a window.
-    fn lookup(&self, hashes: &[BlockHash], max_tokens: usize) -> usize {
+    pub(super) fn lookup(&self, hashes: &[BlockHash], max_tokens: usize) -> usize {
         if !self.config.prefix_cache {
             return 0;
         }
