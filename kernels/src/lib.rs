@@ -3,7 +3,8 @@
 //! # Layout
 //! - `dtype`: storage types of weights
 //! - `device`, `pool`: the CPU, its instruction set and threads
-//! - `kv`: cache kinds, block geometry, the arena that holds keys and values
+//! - `kv`, `arena`: cache kinds, block geometry, the memory that holds keys and values
+pub mod arena;
 pub mod device;
 pub mod dtype;
 pub mod kv;
