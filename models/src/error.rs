@@ -53,6 +53,14 @@ pub enum ModelError {
         /// Name looked for.
         name: String,
     },
+    /// A tensor that is there can't be used.
+    #[error("tensor {name}: {reason}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// Shape or type against what is expected, or the device's answer.
+        reason: String,
+    },
     /// Nothing to load at this path.
     #[error("{path}: {problem}; {remedy}")]
     NotACheckpoint {

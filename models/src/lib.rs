@@ -2,9 +2,18 @@
 //!
 //! # Layout
 //! - `spec`: the declarative description of a model that config parsers produce
-//! - `gguf`, `safetensors`: the formats of weights; `checkpoint`: either of them behind one face
+//! - `config`, `registry`: from a checkpoint's own description to a spec; the table of architectures
+//! - `checkpoint`: weights and description, whatever the format; `gguf`, `safetensors`: the formats
+//! - `names`: what each architecture calls its tensors; `rope`: frequencies of rotary embeddings
 //! - `error`: what can be wrong with a checkpoint
+pub mod checkpoint;
+pub mod config;
 pub mod error;
 mod file;
 pub mod gguf;
+pub mod names;
+mod registry;
+pub mod rope;
+pub mod safetensors;
 pub mod spec;
+pub mod tensor;

@@ -5,7 +5,6 @@
 //! ```
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use sconce_kernels::dtype::WeightType;
 use super::cursor::Cursor;
 use super::metadata::{Metadata, alignment};
 use crate::error::{ModelError, clean};
+use crate::tensor::TensorInfo;
 
 /// Smallest pair in a file: empty key, type, one byte.
 const MIN_PAIR_BYTES: usize = 13;
@@ -24,21 +24,6 @@ const MAX_PAIRS: usize = 65_536;
 const MAX_TENSORS: usize = 1 << 20;
 const MAX_NAME: usize = 255;
 const MAX_DIMS: usize = 4;
-
-/// Where a tensor lies and what it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
-    /// Name in the file.
-    pub name: String,
-    /// Element or block type.
-    pub ty: WeightType,
-    /// Row-major, slowest first: a weight matrix is `[out, in]`. (The file stores the reverse.)
-    pub shape: Vec<usize>,
-    /// Which file of a split set, 0 if there is one.
-    pub part: usize,
-    /// Bytes in that file.
-    pub range: Range<usize>,
-}
 
 /// One parsed file.
 pub(super) struct Header {

@@ -15,34 +15,21 @@ use crate::error::ModelError;
 /// Arrays of arrays deeper than this are refused.
 const MAX_NESTING: usize = 4;
 
-/// GGUF's value type numbers.
+/// GGUF's value types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueType {
-    /// 0
+enum ValueType {
     U8,
-    /// 1
     I8,
-    /// 2
     U16,
-    /// 3
     I16,
-    /// 4
     U32,
-    /// 5
     I32,
-    /// 6
     F32,
-    /// 7
     Bool,
-    /// 8
     String,
-    /// 9
     Array,
-    /// 10
     U64,
-    /// 11
     I64,
-    /// 12
     F64,
 }
 

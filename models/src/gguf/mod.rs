@@ -14,27 +14,21 @@ mod header;
 mod metadata;
 mod split;
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
-pub use header::TensorInfo;
-pub use metadata::{Metadata, Strings, ValueType};
-pub(crate) use split::SplitName;
-
 use crate::error::ModelError;
-use crate::file::{advise_load, map_file};
+use crate::file::map_file;
+use crate::tensor::{TensorInfo, TensorTable, TensorView};
+pub use metadata::{Metadata, Strings};
+pub(crate) use split::SplitName;
 
 /// An open GGUF model.
 #[derive(Debug)]
 pub struct Gguf {
     /// Pairs of the first part.
     pub metadata: Metadata,
-    parts: Vec<(PathBuf, Arc<Mmap>)>,
-    tensors: Vec<TensorInfo>,
-    index: HashMap<String, usize>,
+    table: TensorTable,
 }
 
 impl Gguf {
@@ -49,11 +43,10 @@ impl Gguf {
             _ => path.to_owned(),
         };
         let map = Arc::new(map_file(&first)?);
-        let header = header::read(&first, &map, 0)?;
-        let count = split::part_count(&first, &header.metadata)?;
-        split::check_part(&first, &header.metadata, 0, count)?;
+        let header::Header { metadata, mut tensors } = header::read(&first, &map, 0)?;
+        let count = split::part_count(&first, &metadata)?;
+        split::check_part(&first, &metadata, 0, count)?;
         let mut parts = vec![(first.clone(), map)];
-        let mut tensors = header.tensors;
         for index in 1..count {
             let part = name.as_ref().map_or_else(|| first.clone(), |name| name.part(&first, index));
             if !part.is_file() {
@@ -66,55 +59,38 @@ impl Gguf {
             tensors.extend(header.tensors);
             parts.push((part, map));
         }
-        Self::assemble(header.metadata, parts, tensors)
-    }
-
-    fn assemble(
-        metadata: Metadata,
-        parts: Vec<(PathBuf, Arc<Mmap>)>,
-        tensors: Vec<TensorInfo>,
-    ) -> Result<Self, ModelError> {
-        let mut index = HashMap::new();
-        let path = parts.first().map(|(path, _)| path.clone()).unwrap_or_default();
-        for (i, tensor) in tensors.iter().enumerate() {
-            if index.insert(tensor.name.clone(), i).is_some() {
-                let problem = "two parts of the split set hold it";
-                return Err(ModelError::damaged(&path, format!("tensor {}", tensor.name), problem));
-            }
-        }
         const KEY: &str = "split.tensors.count";
         if let Some(stated) = metadata.get_u64(KEY)
-            && parts.len() > 1
             && stated != tensors.len() as u64
         {
             let problem = format!("{stated}, the parts hold {}", tensors.len());
-            return Err(ModelError::damaged(&path, KEY, problem));
+            return Err(ModelError::damaged(&first, KEY, problem));
         }
-        Ok(Self { metadata, parts, tensors, index })
+        Ok(Self { metadata, table: TensorTable::new(parts, tensors)? })
     }
 
     /// The file, or the first part of the set.
     pub fn path(&self) -> &Path {
-        self.parts.first().map_or(Path::new(""), |(path, _)| path)
+        self.table.path()
     }
 
     /// All tensors, in the order their data lies in the files.
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
+        self.table.tensors()
     }
 
     /// Type, shape and place of a tensor.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(*self.index.get(name)?)
+        self.table.info(name)
     }
 
-    /// Bytes of a tensor, in the map.
-    pub fn data(&self, info: &TensorInfo) -> &[u8] {
-        self.parts.get(info.part).and_then(|(_, map)| map.get(info.range.clone())).unwrap_or_default()
+    /// A tensor's bytes, in the map.
+    pub fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
+        self.table.view(info)
     }
 
     /// Hints that all weights will be read soon.
     pub fn advise_load(&self) {
-        self.parts.iter().for_each(|(_, map)| advise_load(map));
+        self.table.advise_load();
     }
 }

@@ -1,0 +1,51 @@
+//! From a checkpoint's own description to a `ModelSpec`.
+//!
+//! # Layout
+//! - `hf`: typed reads of `config.json`; `families`: what each architecture makes of it; `hf_rope`: its rope keys
+//! - `gguf`: the same from GGUF metadata
+//! - `check`: what must hold of any spec before a graph is built from it
+
+mod check;
+pub(crate) mod families;
+pub(crate) mod gguf;
+pub(crate) mod hf;
+mod hf_rope;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::ModelError;
+use crate::registry;
+use crate::spec::ModelSpec;
+
+/// What the operator decides about a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpecOptions {
+    /// Longest context to serve; `None` for all that the checkpoint declares. It also chooses the LongRoPE factors.
+    pub max_model_len: Option<usize>,
+}
+
+/// Describes the checkpoint. `max_position` of the result is the context to serve.
+///
+/// # Errors
+/// An architecture that isn't supported, a key that is missing, out of range or asks for something that would change
+/// the numbers and isn't implemented, or a `max_model_len` beyond what the checkpoint declares.
+pub fn model_spec(checkpoint: &Checkpoint, options: &SpecOptions) -> Result<ModelSpec, ModelError> {
+    let family = registry::find(checkpoint)?;
+    let mut spec = match checkpoint.gguf() {
+        Some(gguf) => gguf::model_spec(checkpoint, gguf, family)?,
+        None => families::model_spec(checkpoint, family)?,
+    };
+    check::check(checkpoint.path(), &spec)?;
+    match options.max_model_len {
+        Some(len) if len == 0 || len > spec.max_position => Err(ModelError::unsupported(
+            checkpoint.path(),
+            "max-model-len",
+            format!("{len} isn't in 1..={}, the context that the checkpoint declares", spec.max_position),
+            "choose a length in that range",
+        )),
+        Some(len) => {
+            spec.max_position = len;
+            Ok(spec)
+        }
+        None => Ok(spec),
+    }
+}
