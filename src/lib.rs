@@ -3,6 +3,7 @@
 pub mod config;
 pub mod engine;
 pub mod hub;
+pub mod http;
 pub mod kv;
 pub mod sampler;
 pub mod scheduler;

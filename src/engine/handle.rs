@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
@@ -257,6 +258,11 @@ impl RequestStream {
     /// The next event; `None` when the engine died without a word.
     pub async fn next(&mut self) -> Option<EngineEvent> {
         self.events.recv().await
+    }
+
+    /// As `next`, for those who watch several streams.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<EngineEvent>> {
+        self.events.poll_recv(cx)
     }
 
     /// As `next`, for threads outside an async runtime.

@@ -1,0 +1,34 @@
+//! A checked chat request to a job: render, tokenise, fit the context.
+
+use super::validate::ChatRequest;
+use crate::http::error::ApiError;
+use crate::http::generate::{Job, Prompt, StopRule};
+use crate::http::sampling::{Limits, bad_word_tokens, fit_context};
+use crate::http::text::{TextService, text_error};
+use crate::types::SamplingParams;
+
+pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Limits) -> Result<Job, ApiError> {
+    let common = &request.common;
+    let failed = |e| text_error("messages", e);
+    let ids = text.encode_chat(&request.messages, &request.options).map_err(failed)?;
+    if ids.is_empty() {
+        return Err(ApiError::value("messages", "Invalid 'messages': the rendered conversation is empty."));
+    }
+    let default = limits.defaults.max_tokens.map_or(usize::MAX, |n| n as usize);
+    let max_tokens = fit_context("messages", ids.len(), common.max_tokens, default, limits.max_model_len)?;
+    let params = SamplingParams {
+        max_tokens,
+        bad_words: bad_word_tokens(text, &common.bad_words)?,
+        logprobs: request.logprobs,
+        prompt_logprobs: common.prompt_logprobs,
+        ..common.params.clone()
+    };
+    Ok(Job {
+        prompts: vec![(Prompt::new(ids, common.prompt_logprobs.is_some()), params)],
+        n: common.n,
+        stop: StopRule { strings: common.stop.clone(), include: common.include_stop },
+        skip_special: common.skip_special,
+        continuation: request.options.continue_final_message,
+        cache_salt: common.cache_salt,
+    })
+}

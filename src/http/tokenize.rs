@@ -1,0 +1,101 @@
+//! `POST /tokenize` and `POST /detokenize`, in vLLM's shape.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::response::Response;
+use http::Request;
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::app::App;
+use super::body::read_json;
+use super::chat::read_messages;
+use super::error::ApiError;
+use super::generate::json_response;
+use super::json::{parse_object, token_id, type_name};
+use super::text::{TextService, decode, text_error, token_display};
+use super::usage::to_json;
+
+#[derive(Serialize)]
+struct Tokenized {
+    count: usize,
+    max_model_len: usize,
+    tokens: Vec<u32>,
+    token_strs: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct Detokenized {
+    prompt: String,
+}
+
+pub(super) async fn tokenize(app: Arc<App>, request: Request<Incoming>) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let (text, max_model_len) = (serving.text.clone(), serving.engine.info().max_model_len);
+    let bytes = read_json(request, &app.config).await?;
+    let map = read_map(&app, &bytes)?;
+    let json = app.pool.run(move || Ok(to_json(&tokenized(&map, &*text, max_model_len)?))).await?;
+    Ok(json_response(json))
+}
+
+pub(super) async fn detokenize(app: Arc<App>, request: Request<Incoming>) -> Result<Response, ApiError> {
+    let serving = app.serving()?;
+    let (text, vocab_size) = (serving.text.clone(), serving.engine.info().vocab_size);
+    let bytes = read_json(request, &app.config).await?;
+    let map = read_map(&app, &bytes)?;
+    let json = app
+        .pool
+        .run(move || {
+            let ids = match map.get("tokens") {
+                None => return Err(ApiError::missing("tokens")),
+                Some(Value::Array(ids)) => ids,
+                Some(other) => return Err(ApiError::wrong_type("tokens", "an array", type_name(other))),
+            };
+            let ids = ids.iter().enumerate().map(|(i, v)| token_id(v, &format!("tokens[{i}]"), vocab_size));
+            let prompt = decode(&*text, &ids.collect::<Result<Vec<_>, _>>()?, false);
+            Ok(to_json(&Detokenized { prompt }))
+        })
+        .await?;
+    Ok(json_response(json))
+}
+
+fn read_map(app: &App, bytes: &Bytes) -> Result<Map<String, Value>, ApiError> {
+    let mut map = parse_object(bytes, app.config.max_json_depth)?;
+    map.retain(|_, v| !v.is_null());
+    match map.get("model") {
+        None => Ok(map),
+        Some(Value::String(name)) if app.config.served_names.contains(name) => Ok(map),
+        Some(Value::String(name)) => Err(ApiError::model(name)),
+        Some(other) => Err(ApiError::wrong_type("model", "a string", type_name(other))),
+    }
+}
+
+fn flag(map: &Map<String, Value>, name: &str, default: bool) -> Result<bool, ApiError> {
+    match map.get(name) {
+        None => Ok(default),
+        Some(Value::Bool(b)) => Ok(*b),
+        Some(other) => Err(ApiError::wrong_type(name, "a boolean", type_name(other))),
+    }
+}
+
+fn tokenized(map: &Map<String, Value>, text: &dyn TextService, max_model_len: usize) -> Result<Tokenized, ApiError> {
+    let tokens = match map.get("prompt") {
+        Some(Value::String(prompt)) => {
+            let add_special = flag(map, "add_special_tokens", true)?;
+            text.encode(prompt, add_special).map_err(|e| text_error("prompt", e))?
+        }
+        Some(other) => return Err(ApiError::wrong_type("prompt", "a string", type_name(other))),
+        None if map.contains_key("messages") => {
+            flag(map, "add_generation_prompt", true)?;
+            flag(map, "continue_final_message", false)?;
+            let (messages, options) = read_messages(map)?;
+            text.encode_chat(&messages, &options).map_err(|e| text_error("messages", e))?
+        }
+        None => return Err(ApiError::missing("prompt")),
+    };
+    let token_strs = flag(map, "return_token_strs", false)?
+        .then(|| tokens.iter().map(|id| token_display(&text.token_bytes(*id))).collect());
+    Ok(Tokenized { count: tokens.len(), max_model_len, tokens, token_strs })
+}
