@@ -2,10 +2,21 @@
 //!
 //! # Layout
 //! - `dtype`: storage types of weights
-//! - `device`, `pool`: the CPU, its instruction set and threads
+//! - `device`, `pool`, `simd`: the CPU, its instruction set and threads, vectors written once
 //! - `kv`, `arena`: cache kinds, block geometry, the memory that holds keys and values
+//! - `qkv_post`, `attention`: per-head norms, rope and cache writes; attention over paged blocks
+//! - `norm`, `rope`, `activation`, `elementwise`: the rest of a layer
+pub mod activation;
 pub mod arena;
+pub mod attention;
 pub mod device;
 pub mod dtype;
+pub mod elementwise;
 pub mod kv;
+pub mod norm;
 pub mod pool;
+pub mod qkv_post;
+pub mod rope;
+mod simd;
+#[cfg(test)]
+mod testing;
