@@ -1,9 +1,10 @@
 //! sconce: a high-performance server for open-weight language models.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
-pub mod hub;
 pub mod http;
+pub mod hub;
 pub mod kv;
 pub mod sampler;
 pub mod scheduler;

@@ -151,7 +151,7 @@ pub struct RawConfig {
     #[arg(long, value_name = "SIZE")]
     pub kv_cache_memory: Option<KvCacheMemory>,
     /// Element type of the KV cache [default: f16]
-    #[arg(long, value_enum, value_name = "TYPE", hide_possible_values = false)]
+    #[arg(long, value_enum, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvCacheDtype>,
     /// Don't share the KV cache of equal prompt prefixes
     #[arg(long, num_args = 0, default_missing_value = "true")]
@@ -178,7 +178,7 @@ pub struct RawConfig {
     #[arg(long, value_enum, value_name = "FORM")]
     pub log_format: Option<LogFormat>,
 
-    /// How long new requests are still accepted after SIGTERM, until load balancers have noticed.
+    /// How long new requests are still accepted after SIGTERM, until load balancers have noticed (5s; on loopback 0s).
     #[arg(skip)]
     pub drain_delay: Option<Seconds>,
     /// A request field that nobody knows is a 400 (otherwise it is counted and logged once).

@@ -87,7 +87,8 @@ fn server(raw: &RawConfig) -> Result<ServerConfig, ConfigError> {
         api_keys,
         request_timeout: Some(seconds(raw.request_timeout, 600)).filter(|t| !t.is_zero()),
         drain_timeout: seconds(raw.drain_timeout, 300),
-        drain_delay: seconds(raw.drain_delay, 5),
+        // No load balancer sends anything to a loopback address.
+        drain_delay: seconds(raw.drain_delay, if host.is_loopback() { 0 } else { 5 }),
         strict_fields: raw.strict_fields.unwrap_or(false),
         max_n: within("max-n", raw.max_n.unwrap_or(8), 1, 128)?,
         max_body_bytes: within("max-body-size", max_body_bytes, 1024, 1 << 30)? as usize,

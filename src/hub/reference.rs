@@ -51,6 +51,18 @@ impl ModelRef {
             suggestion: nearest(text, aliases().iter().map(|alias| alias.name)).map(str::to_owned),
         })
     }
+
+    /// Name for the API when no other is configured; known before anything is downloaded.
+    ///
+    /// # Errors
+    /// [`HubError::NoSuchPath`] for a split file whose first part is missing.
+    pub fn model_name(&self) -> Result<String, HubError> {
+        match self {
+            Self::Path(path) => Ok(super::local(path)?.name),
+            Self::Alias(alias) => Ok(alias.model_name.to_owned()),
+            Self::Repo { repo, .. } => Ok(repo.clone()),
+        }
+    }
 }
 
 /// `org/name` in the hub's alphabet; nothing that could climb out of a folder.

@@ -1,0 +1,41 @@
+//! `pull` and `list`: the models on this machine.
+
+use std::io::IsTerminal;
+
+use super::args::PullArgs;
+use super::{CliError, ui};
+use crate::config::ByteSize;
+use crate::hub::{Hub, HubSettings, ModelRef, Progress, aliases};
+
+/// Downloads a model and prints where it lies.
+pub(super) async fn pull(args: PullArgs) -> Result<(), CliError> {
+    let reference = ModelRef::parse(args.model.as_deref())?;
+    let hub = Hub::new(HubSettings::from_env(), Progress::stderr());
+    let model = tokio::select! {
+        model = hub.resolve(&reference) => model?,
+        // What has arrived stays, for the next attempt to go on from.
+        _ = tokio::signal::ctrl_c() => return Err(CliError::Interrupted),
+    };
+    ui::out(&format!("{}\n", model.path.display()))
+}
+
+/// Lists cached models and aliases. Names alone when the output is not a terminal.
+pub(super) fn list() -> Result<(), CliError> {
+    let cached = Hub::new(HubSettings::from_env(), Progress::hidden()).cached();
+    if !std::io::stdout().is_terminal() {
+        return ui::out(&cached.iter().map(|model| format!("{}\n", model.reference)).collect::<String>());
+    }
+    let rows: Vec<(String, String)> = cached
+        .iter()
+        .map(|model| {
+            (model.reference.clone(), format!("{:>10}  {}", ByteSize(model.bytes).approx(), model.path.display()))
+        })
+        .collect();
+    let here = if rows.is_empty() {
+        "  none yet; `sconce pull` downloads the default model\n".to_owned()
+    } else {
+        ui::table(&rows)
+    };
+    let known: Vec<(&str, &str)> = aliases().iter().map(|alias| (alias.name, alias.model_name)).collect();
+    ui::out(&format!("on this machine:\n{here}\naliases:\n{}", ui::table(&known)))
+}
