@@ -14,13 +14,13 @@ pub struct ModelSpec {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Longest context the checkpoint declares, in tokens (after rope scaling).
+    /// Longest context to serve, in tokens: what the checkpoint declares (after rope scaling), or less if so configured.
     pub max_position: usize,
     /// One entry a layer.
     pub layers: Vec<LayerSpec>,
     /// Rope tables, referenced by `AttentionSpec::rope`.
     pub ropes: Vec<RopeSpec>,
-    /// Multiplies embeddings (Gemma: sqrt(hidden) rounded to the checkpoint's dtype).
+    /// Multiplies embeddings (Gemma: sqrt(hidden), in f32 whatever the checkpoint's dtype).
     pub embedding_multiplier: f32,
     /// Epsilon and kind of every norm.
     pub norm: NormSpec,

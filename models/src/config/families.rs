@@ -1,7 +1,5 @@
 //! What each architecture makes of `config.json`. A parser starts from `base` (a Llama) and changes what differs.
 
-use half::{bf16, f16};
-use sconce_kernels::dtype::WeightType;
 use sconce_kernels::kv::CacheKind;
 use serde_json::{Value, json};
 
@@ -9,7 +7,6 @@ use super::hf::HfConfig;
 use super::hf_rope::{rope, ropes_by_layer_type};
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
-use crate::names::TensorNames;
 use crate::registry::Family;
 use crate::spec::{Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormSpec, RopeScaling};
 
@@ -41,6 +38,11 @@ pub(super) fn model_spec(checkpoint: &Checkpoint, family: &Family) -> Result<Mod
             return Err(config.unsupported(key, "not part of any supported architecture"));
         }
     }
+    // Before anything is allocated for them.
+    let (num_layers, num_tensors) = (config.usize("num_hidden_layers")?, checkpoint.tensors().len());
+    if num_layers > num_tensors {
+        return Err(config.bad("num_hidden_layers", format!("{num_layers} layers, but only {num_tensors} tensors")));
+    }
     let mut spec = (family.from_config)(&config)?;
     // In a multi-modal file the tie is declared at the top, and absent there means tied for Gemma.
     if root.get("text_config").is_some()
@@ -49,21 +51,10 @@ pub(super) fn model_spec(checkpoint: &Checkpoint, family: &Family) -> Result<Mod
         spec.tied_embeddings = tied;
     }
     if family.scaled_embeddings {
-        let names = TensorNames::of(checkpoint)?;
-        let dtype = checkpoint.info(&names.embed).map_or(WeightType::F32, |info| info.ty);
-        spec.embedding_multiplier = embedding_multiplier(spec.hidden_size, dtype);
+        // transformers rounds this to the dtype it computes in; we compute in f32, as its float32 reference does.
+        spec.embedding_multiplier = (spec.hidden_size as f64).sqrt() as f32;
     }
     Ok(spec)
-}
-
-/// Gemma multiplies embeddings by `sqrt(hidden)`, which transformers rounds to the dtype of the weights.
-fn embedding_multiplier(hidden_size: usize, dtype: WeightType) -> f32 {
-    let exact = (hidden_size as f64).sqrt() as f32;
-    match dtype {
-        WeightType::BF16 => bf16::from_f32(exact).to_f32(),
-        WeightType::F16 => f16::from_f32(exact).to_f32(),
-        _ => exact,
-    }
 }
 
 /// A Llama without biases and windows.
@@ -92,9 +83,6 @@ fn base(config: &HfConfig<'_>) -> Result<ModelSpec, ModelError> {
         FfnSpec { intermediate_size: config.usize("intermediate_size")?, activation: activation(config)?, bias: false };
     let layer = LayerSpec { attention, ffn, post_attention_norm: false, post_ffn_norm: false };
     let num_layers = config.usize("num_hidden_layers")?;
-    if num_layers > 4096 {
-        return Err(config.bad("num_hidden_layers", format!("{num_layers} is over the limit of 4096")));
-    }
     let max_position = config.usize("max_position_embeddings")?;
     Ok(ModelSpec {
         architecture: String::new(),

@@ -24,8 +24,10 @@ pub(super) fn model_spec(checkpoint: &Checkpoint, gguf: &Gguf, family: &Family) 
     let arch = family.gguf.unwrap_or_default();
     let mut config = GgufConfig { checkpoint, metadata: &gguf.metadata, arch, num_layers: 0 };
     config.num_layers = config.usize("block_count")?;
-    if config.num_layers > 4096 {
-        return Err(config.bad("block_count", format!("{} is over the limit of 4096", config.num_layers)));
+    // Before anything is allocated for them.
+    if config.num_layers > gguf.tensors().len() {
+        let problem = format!("{} layers, but only {} tensors", config.num_layers, gguf.tensors().len());
+        return Err(config.bad("block_count", problem));
     }
     for key in ["expert_count", "attention.q_lora_rank", "attention.kv_lora_rank", "logit_scale", "residual_scale"] {
         if config.metadata.contains(&config.key(key)) && config.metadata.get_u64(&config.key(key)) != Some(0) {
