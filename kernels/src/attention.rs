@@ -29,6 +29,9 @@ use tile::TileRun;
 /// Tokens whose softmax is one unit: a multiple of the block size.
 pub(crate) const CHUNK: usize = 8 * BLOCK_SIZE;
 
+/// Steps of fewer products than this (about 2 us) stay on the calling thread.
+const INLINE_PRODUCTS: usize = 1 << 16;
+
 /// One layer's heads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -109,11 +112,17 @@ pub fn attention(cpu: &Cpu, call: Attention<'_>, qkv: &[f32], out: &mut [f32], s
     {
         let partials = DisjointMut::new(partials);
         let items = plan.items();
-        cpu.pool.run(items.len(), &|index| {
+        let compute = |index: usize| {
             let mut buffer = lock(buffers).pop().unwrap_or_default();
             TileRun { call: &call, isa, qkv, out: &out, partials: &partials }.run(&items[index], &mut buffer);
             lock(buffers).push(buffer);
-        });
+        };
+        // Waking a thread costs more than a short context.
+        if plan.cost() * call.shape.head_dim_k < INLINE_PRODUCTS {
+            (0..items.len()).for_each(compute);
+        } else {
+            cpu.pool.run(items.len(), &compute);
+        }
     }
     let (split, partials) = (plan.split_tiles(), partials.as_slice());
     cpu.pool.run(split.len(), &|index| call.combine(isa, &split[index], partials, &out));

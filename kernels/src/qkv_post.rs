@@ -84,6 +84,7 @@ impl QkvPost<'_> {
         let (shape, spec) = (self.shape, geometry.spec);
         let cached = (spec.num_kv_heads, spec.head_dim_k, spec.head_dim_v);
         assert!(cached == (shape.num_kv_heads, shape.head_dim_k, shape.head_dim_v), "qkv_post: cache of another shape");
+        assert!(shape.head_dim_k.is_multiple_of(2), "qkv_post: key heads must be even");
         assert!(len.is_multiple_of(shape.qkv_width()), "qkv_post: {len} values are not whole rows");
         let rows = len / shape.qkv_width();
         if let Some(norms) = self.norms {
@@ -132,50 +133,88 @@ impl Kernel for Row<'_> {
         let dtype = self.geometry.spec.dtype;
         for (head, values) in qk[num_heads * dim..].chunks_exact(dim).enumerate() {
             let address = self.block + self.geometry.k_offset(self.layer, head);
-            // K: [d / 2][token][2]
-            let place = |d: usize| ((d / 2) * BLOCK_SIZE + self.token) * 2 + d % 2;
-            // SAFETY: the region holds BLOCK_SIZE * dim elements from `address`; `place` stays below.
-            unsafe { scatter::<S>(dtype, values, address, place) };
+            // SAFETY: the region holds [dim / 2][BLOCK_SIZE][2] elements from `address`.
+            unsafe { store_key::<S>(dtype, values, address, self.token) };
         }
         for (head, values) in v.chunks_exact(shape.head_dim_v).enumerate() {
             let address = self.block + self.geometry.v_offset(self.layer, head);
-            // V: [token / 2][d][2]
-            let place = |d: usize| ((self.token / 2) * shape.head_dim_v + d) * 2 + self.token % 2;
-            // SAFETY: as for K.
-            unsafe { scatter::<S>(dtype, values, address, place) };
+            // SAFETY: the region holds [BLOCK_SIZE / 2][dim][2] elements from `address`.
+            unsafe { store_value::<S>(dtype, values, address, self.token) };
         }
     }
 }
 
-/// Rounds values to the cache's dtype and stores value `d` at element `place(d)` from `address`.
+/// Stores a key at `[d / 2][token][2]`: pair by pair, a pair row apart.
 ///
 /// # Safety
-/// `address` is an aligned, exposed address, writable at each `place(d)`.
+/// `address` is the exposed, 64-byte aligned address of a whole key region; `values` is even.
 #[inline(always)]
-unsafe fn scatter<S: Simd>(dtype: KvDtype, values: &[f32], address: usize, place: impl Fn(usize) -> usize) {
+unsafe fn store_key<S: Simd>(dtype: KvDtype, values: &[f32], address: usize, token: usize) {
     if dtype == KvDtype::F32 {
         let start = std::ptr::with_exposed_provenance_mut::<u32>(address);
         for (d, value) in values.iter().enumerate() {
-            // SAFETY: inside the region by the caller's promise, aligned to an element.
-            unsafe { AtomicU32::from_ptr(start.add(place(d))) }.store(value.to_bits(), Relaxed);
+            let at = ((d / 2) * BLOCK_SIZE + token) * 2 + d % 2;
+            // SAFETY: inside the region, aligned to an element.
+            unsafe { AtomicU32::from_ptr(start.add(at)) }.store(value.to_bits(), Relaxed);
+        }
+        return;
+    }
+    let start = std::ptr::with_exposed_provenance_mut::<u32>(address);
+    for at in (0..values.len()).step_by(S::LANES) {
+        let part = &values[at..values.len().min(at + S::LANES)];
+        let narrow = narrow::<S>(dtype, part);
+        for (pair, bits) in narrow.chunks_exact(2).enumerate().take(part.len() / 2) {
+            let both = u32::from_ne_bytes(bytes_of(bits));
+            // SAFETY: pair `(at / 2 + pair, token)` of the region, aligned to a pair.
+            unsafe { AtomicU32::from_ptr(start.add((at / 2 + pair) * BLOCK_SIZE + token)) }.store(both, Relaxed);
+        }
+    }
+}
+
+/// Stores a value at `[token / 2][d][2]`: every other element of a row.
+///
+/// # Safety
+/// `address` is the exposed, 64-byte aligned address of a whole value region.
+#[inline(always)]
+unsafe fn store_value<S: Simd>(dtype: KvDtype, values: &[f32], address: usize, token: usize) {
+    let first = (token / 2) * values.len() * 2 + token % 2;
+    if dtype == KvDtype::F32 {
+        let start = std::ptr::with_exposed_provenance_mut::<u32>(address);
+        for (d, value) in values.iter().enumerate() {
+            // SAFETY: inside the region, aligned to an element.
+            unsafe { AtomicU32::from_ptr(start.add(first + 2 * d)) }.store(value.to_bits(), Relaxed);
         }
         return;
     }
     let start = std::ptr::with_exposed_provenance_mut::<u16>(address);
-    let mut narrow = [0u16; MAX_LANES];
     for at in (0..values.len()).step_by(S::LANES) {
-        let left = values.len() - at;
-        // SAFETY: `left` values lie at `values + at`; the buffer takes LANES.
-        unsafe {
-            let wide = S::load_upto(values.as_ptr().add(at), left);
-            match dtype {
-                KvDtype::F16 => S::store_f16(narrow.as_mut_ptr(), wide),
-                _ => S::store_bf16(narrow.as_mut_ptr(), wide),
-            }
-        }
-        for (lane, bits) in narrow.iter().enumerate().take(left.min(S::LANES)) {
-            // SAFETY: inside the region by the caller's promise, aligned to an element.
-            unsafe { AtomicU16::from_ptr(start.add(place(at + lane))) }.store(*bits, Relaxed);
+        let part = &values[at..values.len().min(at + S::LANES)];
+        let narrow = narrow::<S>(dtype, part);
+        for (lane, &bits) in narrow.iter().enumerate().take(part.len()) {
+            // SAFETY: inside the region, aligned to an element.
+            unsafe { AtomicU16::from_ptr(start.add(first + 2 * (at + lane))) }.store(bits, Relaxed);
         }
     }
+}
+
+/// Up to LANES values rounded to a 16-bit dtype.
+#[inline(always)]
+fn narrow<S: Simd>(dtype: KvDtype, values: &[f32]) -> [u16; MAX_LANES] {
+    let mut narrow = [0; MAX_LANES];
+    // SAFETY: `values.len()` values are readable; the buffer takes LANES.
+    unsafe {
+        let wide = S::load_upto(values.as_ptr(), values.len());
+        match dtype {
+            KvDtype::Bf16 => S::store_bf16(narrow.as_mut_ptr(), wide),
+            _ => S::store_f16(narrow.as_mut_ptr(), wide),
+        }
+    }
+    narrow
+}
+
+/// A pair as it lies in memory.
+#[inline(always)]
+fn bytes_of(pair: &[u16]) -> [u8; 4] {
+    let [a, b] = [pair[0].to_ne_bytes(), pair[1].to_ne_bytes()];
+    [a[0], a[1], b[0], b[1]]
 }

@@ -64,7 +64,8 @@ impl RopeRows {
         self.cos.len() / self.pairs.max(1)
     }
 
-    /// Rotates one head of row `row` in place.
+    /// Rotates one head of row `row` in place. Inlined, so that it takes its caller's instruction set.
+    #[inline(always)]
     pub(crate) fn rotate(&self, row: usize, head: &mut [f32]) {
         let range = row * self.pairs..(row + 1) * self.pairs;
         let (cos, sin) = (&self.cos[range.clone()], &self.sin[range]);

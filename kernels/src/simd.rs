@@ -142,10 +142,11 @@ pub(crate) trait Simd: Copy {
     /// tanh x = 1 - 2 / (e^2x + 1), by a polynomial below 0.625 (Cephes `tanhf`) where that cancels.
     #[inline(always)]
     fn tanh(x: Self::V) -> Self::V {
-        let magnitude = Self::max(x, Self::sub(Self::splat(0.0), x));
+        // Beyond 20 the result is 1; unbounded, the unused polynomial would overflow into NaN.
+        let magnitude = Self::min(Self::max(x, Self::sub(Self::splat(0.0), x)), Self::splat(20.0));
         let exponential = Self::exp(Self::add(magnitude, magnitude));
         let far = Self::sub(Self::splat(1.0), Self::div(Self::splat(2.0), Self::add(exponential, Self::splat(1.0))));
-        let square = Self::mul(x, x);
+        let square = Self::mul(magnitude, magnitude);
         let mut poly = Self::splat(-5.704_988_7e-3);
         for coefficient in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
             poly = Self::fma(poly, square, Self::splat(coefficient));

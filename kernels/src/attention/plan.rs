@@ -40,6 +40,7 @@ pub(super) struct Plan {
     tiles: Vec<Tile>,
     items: Vec<Item>,
     split: Vec<Tile>,
+    cost: usize,
 }
 
 impl Plan {
@@ -52,6 +53,7 @@ impl Plan {
             (0..call.shape.num_kv_heads).for_each(|kv_head| self.push_tiles(call, span, kv_head));
         }
         let total: usize = self.tiles.iter().map(|tile| tile.cost).sum();
+        self.cost = total;
         // Unstable sorting allocates nothing; the order of equals changes no result.
         self.tiles.sort_unstable_by_key(|tile| std::cmp::Reverse(tile.cost));
         let mut num_partials = 0;
@@ -93,6 +95,11 @@ impl Plan {
             tile.cost = (last + 1 - first) * (num_queries + 4);
             self.tiles.push(tile);
         }
+    }
+
+    /// Tokens x queries of the whole call, about.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
     }
 
     pub(super) fn items(&self) -> &[Item] {
