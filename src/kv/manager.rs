@@ -132,10 +132,18 @@ impl KvManager {
             return Some(());
         }
         let missing = |e: &SeqBlocks, g: usize| num_blocks.saturating_sub(e.tables[g].len());
-        let mut demand: Vec<usize> =
-            (0..entry.tables.len()).map(|g| missing(entry, g) + self.promised[g] - entry.outstanding(g)).collect();
+        let of_others = |e: &SeqBlocks, g: usize| self.promised[g] - e.outstanding(g);
+        let groups = 0..entry.tables.len();
+        // What it is promised beyond this need is kept possible too, unless sharing made that
+        // impossible: a window block that it left but another still holds came back to nobody.
+        let whole = groups.clone().map(|g| of_others(entry, g) + missing(entry, g).max(entry.outstanding(g)));
+        let now = groups.map(|g| of_others(entry, g) + missing(entry, g));
+        let mut demand: Vec<usize> = whole.collect();
         if !self.pool.fits(&demand) {
-            return None;
+            demand = now.collect();
+            if !self.pool.fits(&demand) {
+                return None;
+            }
         }
         for group in 0..entry.tables.len() {
             self.promised[group] -= entry.outstanding(group);
@@ -185,16 +193,16 @@ impl KvManager {
         }
     }
 
-    /// Of the first `num_computed` tokens, those in blocks that no other sequence holds (in the
-    /// group that holds most such): what may have to be computed again if this sequence is preempted.
+    /// Of the first `num_computed` tokens, those in blocks that no other sequence holds: what may have
+    /// to be computed again if this sequence is preempted. (What it alone has in the prefix cache
+    /// counts, since it would be evicted next.)
     pub fn exclusive_tokens(&self, seq: SeqId, num_computed: usize) -> usize {
         let Some(entry) = self.seqs.get(&seq) else { return 0 };
-        let shared = |group: usize, table: &GroupTable| {
-            let run = table.iter().take_while(|&&b| b.is_null() || self.pool.refs(group, b) > 1);
-            run.count() * self.config.block_size
-        };
-        let kept = entry.tables.iter().enumerate().map(|(g, table)| shared(g, table)).min().unwrap_or(0);
-        num_computed.saturating_sub(kept)
+        let shared_run = |g: usize| entry.tables[g].iter().take_while(|&&b| self.pool.refs(g, b) > 1).count();
+        // A group that freed its first blocks can't tell.
+        let whole = (0..entry.tables.len()).filter(|&g| entry.num_null[g] == 0);
+        let kept = whole.map(shared_run).min().unwrap_or(0);
+        num_computed.saturating_sub(kept * self.config.block_size)
     }
 
     /// Blocks of the longest prefix that every group still has: all blocks for full attention, the

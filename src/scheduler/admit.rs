@@ -66,16 +66,23 @@ impl Scheduler {
             extend_hashes(&mut entry.hashes, &entry.seq.tokens, config.block_size, entry.salt);
         }
         let most_tokens = entry.most_tokens(self.config.max_model_len);
-        let reserve_tokens = if entry.is_reserved() { most_tokens } else { entry.seq.tokens.len() };
+        let reserve_tokens =
+            if entry.is_reserved(self.config.max_preemptions) { most_tokens } else { entry.seq.tokens.len() };
         let ask =
             Admission { hashes: &entry.hashes, max_hit_tokens: entry.max_hit_tokens(), reserve_tokens, span, headroom };
-        let Some(hit_tokens) = self.kv.admit(seq, ask) else { return false };
+        let mut hit = self.kv.admit(seq, ask);
+        if hit.is_none() && self.running.is_empty() {
+            // Its prefix may lie scattered over superpages that it needs whole.
+            hit = self.kv.admit(seq, Admission { max_hit_tokens: 0, ..ask });
+        }
+        let Some(hit_tokens) = hit else { return false };
         entry.num_scheduled = hit_tokens;
         entry.seq.num_computed = hit_tokens;
         entry.num_bypassed = 0;
         entry.running = true;
         if !entry.started {
             entry.started = true;
+            self.totals.queued_prompt_tokens -= entry.seq.num_prompt;
             self.totals.prefix_queries += entry.seq.num_prompt as u64;
             self.totals.prefix_hits += hit_tokens as u64;
             self.events.push(SeqEvent::Started { seq, cached_tokens: hit_tokens });

@@ -21,6 +21,9 @@ pub struct SchedulerConfig {
     pub max_shared_prefills: usize,
     /// A waiting sequence that doesn't fit is overtaken by at most this many others; then it is next.
     pub max_bypass: usize,
+    /// A sequence that was preempted this often is admitted again only when everything it may
+    /// still need can be promised to it. 0 promises it to every sequence at once.
+    pub max_preemptions: u32,
 }
 
 impl Default for SchedulerConfig {
@@ -32,6 +35,7 @@ impl Default for SchedulerConfig {
             depth: 0,
             max_shared_prefills: 4,
             max_bypass: 16,
+            max_preemptions: 2,
         }
     }
 }

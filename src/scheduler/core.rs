@@ -27,7 +27,7 @@ pub struct Scheduler {
     pub(super) draining: BTreeMap<SeqId, usize>,
     /// Events to hand out with the next commit.
     pub(super) events: Vec<SeqEvent>,
-    /// Only the running totals; `stats` fills in the rest.
+    /// Totals and the queued prompt tokens; `stats` fills in the rest.
     pub(super) totals: SchedulerStats,
     num_added: u64,
 }
@@ -91,6 +91,7 @@ impl Scheduler {
             return Err(AddError::NeverFits { needed, capacity });
         }
         self.num_added += 1;
+        self.totals.queued_prompt_tokens += entry.seq.num_prompt;
         self.waiting.insert(entry.arrival, new.id);
         self.entries.insert(new.id, entry);
         Ok(())
@@ -138,6 +139,9 @@ impl Scheduler {
     pub(super) fn remove(&mut self, seq: SeqId) -> bool {
         let Some(entry) = self.entries.remove(&seq) else { return false };
         self.queue(entry.running).remove(&entry.arrival);
+        if !entry.started {
+            self.totals.queued_prompt_tokens -= entry.seq.num_prompt;
+        }
         self.release(seq, entry.in_flight);
         true
     }
@@ -183,11 +187,9 @@ impl Scheduler {
 
     /// Counts for metrics.
     pub fn stats(&self) -> SchedulerStats {
-        let waiting = self.waiting.values().filter_map(|id| self.entries.get(id));
         SchedulerStats {
             num_running: self.running.len(),
             num_waiting: self.waiting.len(),
-            queued_prompt_tokens: waiting.filter(|e| !e.started).map(|e| e.seq.num_prompt).sum(),
             kv: self.kv.usage(),
             ..self.totals
         }

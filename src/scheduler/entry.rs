@@ -9,9 +9,6 @@
 use crate::kv::BlockHash;
 use crate::types::{SeqId, Sequence};
 
-/// Full reservation begins with the readmission after this many preemptions.
-const PREEMPTIONS_BEFORE_RESERVATION: u32 = 2;
-
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) seq: Sequence,
@@ -51,9 +48,7 @@ impl Entry {
         if self.pending > 0 && known >= self.most_tokens(max_model_len) {
             return 0; // the pending token is the last
         }
-        // Scoring a prompt ends at its last token, so that logits rows are the row's last ones.
-        let end = if self.is_scoring() { self.seq.num_prompt } else { known };
-        end.saturating_sub(self.num_scheduled)
+        known.saturating_sub(self.num_scheduled)
     }
 
     /// Wants logits of prompt positions that aren't scheduled yet.
@@ -82,7 +77,7 @@ impl Entry {
     }
 
     /// Must get all it may still need when admitted, and keeps it until it ends.
-    pub(super) fn is_reserved(&self) -> bool {
-        self.num_preemptions >= PREEMPTIONS_BEFORE_RESERVATION
+    pub(super) fn is_reserved(&self, max_preemptions: u32) -> bool {
+        self.num_preemptions >= max_preemptions
     }
 }

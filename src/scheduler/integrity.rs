@@ -25,6 +25,10 @@ impl Scheduler {
             let should = entry.running || self.draining.contains_key(&seq);
             ensure(holds == should, seq, "holds blocks while waiting, or none while running")?;
         }
+        let unstarted = self.entries.values().filter(|e| !e.started).map(|e| e.seq.num_prompt);
+        if unstarted.sum::<usize>() != self.totals.queued_prompt_tokens {
+            return Err("queued prompt tokens miscounted".to_owned());
+        }
         let queued = self.running.len() + self.waiting.len();
         if queued != self.entries.len() {
             return Err(format!("{queued} sequences queued, {} live", self.entries.len()));

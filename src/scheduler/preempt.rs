@@ -1,8 +1,8 @@
 //! Who gives way when blocks run out. A preempted sequence waits at its place by arrival and is
 //! computed again, mostly from the prefix cache; its client only notices the pause.
 //!
-//! Progress is guaranteed: the oldest running sequence is never preempted, everyone else can be for
-//! it, and alone it fits (`add` saw to that).
+//! Progress is guaranteed: the oldest running sequence is never preempted for another, everyone else
+//! can be for it, and alone it fits (`add` saw to that), if need be after a fresh start.
 
 use std::cmp::Reverse;
 
@@ -32,19 +32,28 @@ impl Scheduler {
     /// youngest of several. Never the oldest, nor one that everything was reserved for.
     fn pick_victim(&self) -> Option<SeqId> {
         let younger = self.running.iter().skip(1);
-        let candidates = younger.filter_map(|(_, seq)| self.entries.get(seq)).filter(|e| !e.is_reserved());
+        let candidates = younger
+            .filter_map(|(_, seq)| self.entries.get(seq))
+            .filter(|e| !e.is_reserved(self.config.max_preemptions));
         let cost = |e: &&super::entry::Entry| self.kv.exclusive_tokens(e.seq.id, e.num_scheduled);
         candidates.min_by_key(|e| (cost(e), Reverse(e.arrival))).map(|e| e.seq.id)
     }
 
-    /// Nothing could be planned and nothing is in flight although sequences run: those reserved hold
-    /// what the oldest needs. Preempts the youngest of them; false when there is none.
+    /// Nothing could be planned and nothing is in flight although sequences run: those that all was
+    /// reserved for hold what the oldest needs. Preempts the youngest. Left alone, the oldest
+    /// itself starts afresh: its window blocks lie scattered in superpages that its other groups
+    /// need; admitted to an empty cache, with all it may need, it packs them tightly. False when nothing runs.
     pub(super) fn break_stall(&mut self) -> bool {
-        if !self.in_flight.is_empty() || self.running.len() < 2 {
+        if !self.in_flight.is_empty() {
             return false;
         }
         let Some((_, &youngest)) = self.running.last_key_value() else { return false };
         self.release_to_queue(youngest);
+        if self.running.is_empty()
+            && let Some(entry) = self.entries.get_mut(&youngest)
+        {
+            entry.num_preemptions = entry.num_preemptions.max(self.config.max_preemptions);
+        }
         true
     }
 

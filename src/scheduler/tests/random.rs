@@ -42,6 +42,7 @@ struct Client {
     born: u64,
     tokens: Vec<u32>,
     scored: Vec<u32>,
+    preemptions: u32,
 }
 
 struct Run {
@@ -57,6 +58,7 @@ struct Run {
     faults: u64,
     limits: SchedulerConfig,
     longest_life: u64,
+    most_preemptions: u32,
 }
 
 impl Run {
@@ -69,8 +71,12 @@ impl Run {
             _ => vec![sliding(random.within(4, 9), 2), full(random.within(1, 3))],
         };
         let block_size = random.within(1, 5);
-        let kv =
-            KvConfig { num_superpages: random.within(4, 40), block_size, groups, prefix_cache: random.percent(85) };
+        let kv = KvConfig {
+            num_superpages: if random.percent(70) { random.within(4, 14) } else { random.within(14, 40) },
+            block_size,
+            groups,
+            prefix_cache: random.percent(85),
+        };
         let limits = SchedulerConfig {
             max_num_seqs: random.within(1, 7),
             max_batch_tokens: random.within(1, 24),
@@ -78,6 +84,7 @@ impl Run {
             depth: random.within(0, 1),
             max_shared_prefills: random.within(1, 4),
             max_bypass: random.within(0, 5),
+            max_preemptions: random.within(0, 3) as u32,
         };
         Self {
             scheduler: Scheduler::new(limits, KvManager::new(kv.clone())),
@@ -92,6 +99,7 @@ impl Run {
             limits,
             random,
             longest_life: 0,
+            most_preemptions: 0,
         }
     }
 
@@ -141,7 +149,8 @@ impl Run {
         }
         self.shadow.tokens.insert(new.id, (new.prompt.to_vec(), 0));
         self.live.push(new.id);
-        self.clients.insert(new.id, Client { born: self.steps, new, tokens: Vec::new(), scored: Vec::new() });
+        self.clients
+            .insert(new.id, Client { born: self.steps, new, tokens: Vec::new(), scored: Vec::new(), preemptions: 0 });
     }
 
     fn forget(&mut self, seq: SeqId) -> Client {
@@ -164,13 +173,17 @@ impl Run {
             self.forget(seq);
             self.check();
         }
+        let oldest = self.scheduler.running.first_key_value().map(|(&arrival, _)| arrival);
         let batch = self.scheduler.schedule();
         self.check();
+        if let Some(oldest) = oldest {
+            assert!(self.scheduler.running.contains_key(&oldest), "the oldest running sequence was preempted");
+        }
         // With depth 1 one batch stays uncommitted, most of the time.
         let behind = if batch.is_empty() || self.random.percent(15) { 0 } else { self.depth };
         if batch.is_empty() {
             let stuck = self.in_flight.is_empty() && self.scheduler.has_work();
-            assert!(!stuck, "deadlock: {:?}", self.scheduler);
+            assert!(!stuck, "deadlock");
         } else {
             self.check_batch(&batch);
             self.in_flight.push_back(batch);
@@ -204,7 +217,12 @@ impl Run {
                     assert!(cached_tokens == 0 || client.new.params.prompt_logprobs.is_none());
                 }
             }
-            SeqEvent::Preempted { .. } => {}
+            SeqEvent::Preempted { seq } => {
+                if let Some(client) = self.clients.get_mut(&seq) {
+                    client.preemptions += 1;
+                    self.most_preemptions = self.most_preemptions.max(client.preemptions);
+                }
+            }
             SeqEvent::PromptLogprobs { seq, first, entries } => {
                 let client = self.clients.get_mut(&seq).expect("live");
                 assert_eq!(first, client.scored.len() + 1, "prompt log-probabilities with a gap or twice");
@@ -308,6 +326,7 @@ fn random_steps_keep_every_promise() {
         assert!(run.longest_life < MAX_LIFE, "seed {seed}: a sequence took {} steps", run.longest_life);
         let stats = run.scheduler.stats();
         steps += run.steps;
+        println!("{seed}: life {} preempted {} of {:?}", run.longest_life, run.most_preemptions, run.limits);
         preemptions += stats.preemptions;
         hits += stats.prefix_hits;
         longest = longest.max(run.longest_life);
