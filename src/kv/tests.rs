@@ -144,3 +144,15 @@ fn capacity_counts_a_window_once() {
     assert_eq!(manager(6, &[(WINDOW, 1)]).config().capacity_tokens(16), 24);
     assert_eq!(manager(1, &[(FULL, 4), (WINDOW, 1)]).config().capacity_tokens(16), 0);
 }
+
+#[test]
+fn the_promise_covers_every_chunking() {
+    for (window, span) in [(1, 1), (1, 4), (4, 1), (5, 3), (8, 4), (13, 9)] {
+        let kind = CacheKind::SlidingWindow { window };
+        let kv = manager(1, &[(kind, 1)]);
+        let held = |computed: usize| (computed + span).div_ceil(4) - kv.config().first_visible_block(0, computed);
+        let most = (0..100).map(held).max();
+        assert_eq!(most, Some(kv.config().peak_blocks(0, 200, span)), "window {window}, span {span}");
+        assert_eq!(kv.config().peak_blocks(0, 3, span), 1);
+    }
+}

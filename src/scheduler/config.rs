@@ -155,6 +155,8 @@ pub struct SchedulerStats {
     pub preemptions: u64,
     /// Computed tokens that preempted sequences gave up, in total.
     pub preempted_tokens: u64,
+    /// Of the preemptions, those without which nothing could have gone on, in total; rare.
+    pub stalls: u64,
     /// Prompt tokens looked up in the prefix cache at first admission, in total.
     pub prefix_queries: u64,
     /// Prompt tokens found there, in total.

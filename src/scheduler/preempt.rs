@@ -48,6 +48,7 @@ impl Scheduler {
             return false;
         }
         let Some((_, &youngest)) = self.running.last_key_value() else { return false };
+        self.totals.stalls += 1;
         self.release_to_queue(youngest);
         if self.running.is_empty()
             && let Some(entry) = self.entries.get_mut(&youngest)
