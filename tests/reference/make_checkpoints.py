@@ -246,7 +246,13 @@ def write_checkpoint(name, v):
         written = inner
     (folder / "config.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
     write_weights(folder, tensors, v["shards"])
-    return loaded if v["wrap"] else reference.load(folder)
+    loaded = loaded if v["wrap"] else reference.load(folder)
+    if hasattr(loaded.model.embed_tokens, "embed_scale"):
+        # transformers multiplies embeddings by a factor of their own dtype; loading in float32 must not lose that.
+        with torch.no_grad():
+            scale = loaded.model.embed_tokens.embed_scale
+            scale.copy_(scale.to(torch_dtype))
+    return loaded
 
 
 def main():
