@@ -67,6 +67,10 @@ impl ChatMessage {
             if let Some(content) = content {
                 object.insert("content".into(), content);
             }
+            // Some templates read thoughts under this name.
+            if let Some(thoughts) = &self.reasoning_content {
+                object.insert("thinking".into(), thoughts.as_str().into());
+            }
             if let Some(calls) = object.get_mut("tool_calls").and_then(Value::as_array_mut) {
                 calls.iter_mut().for_each(parse_arguments);
             }

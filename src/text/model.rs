@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use sconce_models::checkpoint::Checkpoint;
 use sconce_models::gguf::Gguf;
 use serde_json::{Map, Value};
 
@@ -50,6 +51,18 @@ pub struct TextModel {
 }
 
 impl TextModel {
+    /// From whatever the checkpoint is: its GGUF metadata, or the folder of Hugging Face files.
+    ///
+    /// # Errors
+    /// [`TextError::Load`] naming the file or key at fault.
+    pub fn load(checkpoint: &Checkpoint, options: &TextOptions) -> Result<Self, TextError> {
+        match (checkpoint.gguf(), checkpoint.dir()) {
+            (Some(gguf), _) => Self::from_gguf(gguf, options),
+            (None, Some(dir)) => Self::from_dir(dir, options),
+            (None, None) => Self::from_dir(checkpoint.path(), options),
+        }
+    }
+
     /// From a folder with `tokenizer.json` and its companions.
     ///
     /// # Errors

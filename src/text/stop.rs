@@ -17,15 +17,15 @@ pub struct StopOutcome {
 /// One stop string and how much of it the text so far ends with.
 #[derive(Clone, Debug)]
 struct Pattern {
-    bytes: Vec<u8>,
-    /// `failure[i]`: length of the longest proper prefix that is a suffix of `bytes[..=i]`.
+    text: String,
+    /// `failure[i]`: length of the longest proper prefix that is a suffix of the first `i + 1` bytes.
     failure: Vec<usize>,
     matched: usize,
 }
 
 impl Pattern {
     fn new(text: &str) -> Self {
-        let bytes = text.as_bytes().to_vec();
+        let bytes = text.as_bytes();
         let mut failure = vec![0; bytes.len()];
         let mut length = 0;
         for i in 1..bytes.len() {
@@ -37,29 +37,30 @@ impl Pattern {
             }
             failure[i] = length;
         }
-        Self { bytes, failure, matched: 0 }
+        Self { text: text.to_owned(), failure, matched: 0 }
     }
 
     /// Advances by one byte; true when the whole string is met.
     fn step(&mut self, byte: u8) -> bool {
-        while self.matched > 0 && self.bytes[self.matched] != byte {
+        let bytes = self.text.as_bytes();
+        while self.matched > 0 && bytes[self.matched] != byte {
             self.matched = self.failure[self.matched - 1];
         }
-        if self.bytes[self.matched] == byte {
+        if bytes[self.matched] == byte {
             self.matched += 1;
         }
-        self.matched == self.bytes.len()
+        self.matched == bytes.len()
     }
 }
 
 /// Watches a stream of text for stop strings (Knuth, Morris and Pratt's automaton for each), in
-/// time linear in the text.
+/// time linear in the text. What is held back is the beginning of a stop string by definition, so
+/// it isn't stored.
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
     /// With the index in the caller's list; empty strings are left out.
     patterns: Vec<(usize, Pattern)>,
     include_stop: bool,
-    held: String,
     done: bool,
 }
 
@@ -69,7 +70,7 @@ impl StopMatcher {
     pub fn new(stops: Vec<String>, include_stop: bool) -> Self {
         let patterns =
             stops.iter().enumerate().filter(|(_, s)| !s.is_empty()).map(|(i, s)| (i, Pattern::new(s))).collect();
-        Self { patterns, include_stop, held: String::new(), done: false }
+        Self { patterns, include_stop, done: false }
     }
 
     /// Takes the next piece of text. After a match everything further is dropped.
@@ -77,41 +78,47 @@ impl StopMatcher {
         if self.done {
             return StopOutcome::default();
         }
-        if self.patterns.is_empty() {
-            return StopOutcome { text: piece.to_owned(), matched: None };
-        }
+        let (holder, held) = self.longest();
         for (i, byte) in piece.bytes().enumerate() {
             let mut hit: Option<(usize, usize)> = None;
             for (index, pattern) in &mut self.patterns {
-                if pattern.step(byte) && hit.is_none_or(|(_, len)| pattern.bytes.len() > len) {
-                    hit = Some((*index, pattern.bytes.len()));
+                if pattern.step(byte) && hit.is_none_or(|(_, len)| pattern.text.len() > len) {
+                    hit = Some((*index, pattern.text.len()));
                 }
             }
             if let Some((index, len)) = hit {
-                return self.finish_match(&piece[..=i], index, len);
+                self.done = true;
+                let hold = if self.include_stop { 0 } else { len };
+                let text = self.join(holder, held, piece.get(..=i).unwrap_or(piece), hold);
+                return StopOutcome { text, matched: Some(index) };
             }
         }
-        self.held.push_str(piece);
-        let hold = self.patterns.iter().map(|(_, p)| p.matched).max().unwrap_or(0);
-        let keep = self.held.split_off(self.held.len().saturating_sub(hold));
-        StopOutcome { text: std::mem::replace(&mut self.held, keep), matched: None }
+        let (_, hold) = self.longest();
+        StopOutcome { text: self.join(holder, held, piece, hold), matched: None }
     }
 
-    /// `piece` ends with the last byte of the stop string, of `len` bytes.
-    fn finish_match(&mut self, piece: &str, index: usize, len: usize) -> StopOutcome {
-        self.done = true;
-        let mut text = std::mem::take(&mut self.held);
-        text.push_str(piece);
-        if !self.include_stop {
-            text.truncate(text.len().saturating_sub(len));
+    /// The pattern that most of is met, and how many bytes.
+    fn longest(&self) -> (usize, usize) {
+        let lengths = self.patterns.iter().enumerate().map(|(i, (_, p))| (i, p.matched));
+        lengths.max_by_key(|&(_, matched)| matched).unwrap_or((0, 0))
+    }
+
+    /// The first `held` bytes of pattern `holder`, then `piece`, without the last `hold` bytes.
+    fn join(&self, holder: usize, held: usize, piece: &str, hold: usize) -> String {
+        let held_text = self.patterns.get(holder).and_then(|(_, p)| p.text.get(..held)).unwrap_or_default();
+        match piece.len().checked_sub(hold) {
+            Some(end) => [held_text, piece.get(..end).unwrap_or(piece)].concat(),
+            None => held_text.get(..(held + piece.len()).saturating_sub(hold)).unwrap_or_default().to_owned(),
         }
-        StopOutcome { text, matched: Some(index) }
     }
 
     /// The generation ended otherwise: gives up what was held back.
     pub fn finish(&mut self) -> String {
-        self.done = true;
-        std::mem::take(&mut self.held)
+        if std::mem::replace(&mut self.done, true) {
+            return String::new();
+        }
+        let (holder, held) = self.longest();
+        self.join(holder, held, "", 0)
     }
 }
 

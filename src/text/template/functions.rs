@@ -19,6 +19,27 @@ pub(super) fn register(env: &mut Environment<'static>) {
     env.add_filter("string", |value: Value| -> String { python::to_text(&value) });
 }
 
+/// Methods of Python's types: minijinja's, and `title` as Python does it (a letter after anything
+/// but a letter is a capital).
+pub(super) fn python_method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    match (value.as_str(), name, args) {
+        (Some(text), "title", []) => {
+            let mut title = String::with_capacity(text.len());
+            let mut inside = false;
+            for c in text.chars() {
+                if inside {
+                    title.extend(c.to_lowercase())
+                } else {
+                    title.extend(c.to_uppercase())
+                }
+                inside = c.is_alphabetic();
+            }
+            Ok(Value::from(title))
+        }
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
 /// Registers `strftime_now` with the given time.
 pub(super) fn set_clock(env: &mut Environment<'static>, now: Option<SystemTime>) {
     env.add_function("strftime_now", move |format: String| -> String {

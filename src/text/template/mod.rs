@@ -19,7 +19,9 @@ use super::error::TextError;
 use super::message::ChatMessage;
 
 /// Work a render may do: instructions, plus one for each 64 bytes it makes.
-const BASE_FUEL: u64 = 1_000_000;
+const BASE_FUEL: u64 = 100_000;
+/// Further fuel for each message.
+const FUEL_PER_MESSAGE: u64 = 5_000;
 /// Further fuel for each byte of the conversation: 32 copies of it.
 const FUEL_PER_INPUT_BYTE: f64 = 0.5;
 /// Output may be this long, plus [`OUTPUT_PER_INPUT`] times the conversation.
@@ -88,25 +90,29 @@ impl ChatTemplate {
             let message = "continue_final_message and add_generation_prompt exclude each other";
             return Err(TextError::Template(message.into()));
         }
-        let list: Vec<Json> = messages.iter().map(|m| m.to_value(self.typed)).collect();
-        let text = self.render_values(list, options)?;
+        let list = messages.iter().map(|m| m.to_value(self.typed));
         if !options.continue_final_message {
-            return Ok(text);
+            return self.render_values(list.collect(), options);
         }
-        let last = messages.last().and_then(|m| m.to_value(false).get("content")?.as_str().map(str::to_owned));
-        cut_after_last_message(text, last.as_deref().unwrap_or_default())
+        let mut list: Vec<Json> = list.collect();
+        if !list.last_mut().is_some_and(mark_end) {
+            return Err(TextError::Template("continue_final_message needs a last message with text".into()));
+        }
+        cut_at_mark(self.render_values(list, options)?)
     }
 
     fn render_values(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {
         let mut context = self.tokens.clone();
         context.extend(options.kwargs.clone());
+        let num_messages = messages.len() as u64;
         context.insert("messages".into(), messages.into());
         context.insert("tools".into(), options.tools.clone().map_or(Json::Null, Json::from));
         context.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
         let context = Json::Object(context);
         let input_bytes = python::size_hint(&context);
         let mut env = self.env.clone();
-        env.set_fuel(Some(BASE_FUEL + (input_bytes as f64 * FUEL_PER_INPUT_BYTE) as u64));
+        let fuel = BASE_FUEL + num_messages * FUEL_PER_MESSAGE + (input_bytes as f64 * FUEL_PER_INPUT_BYTE) as u64;
+        env.set_fuel(Some(fuel));
         functions::set_clock(&mut env, options.now);
         let failed = |e: minijinja::Error| TextError::Template(describe(&e));
         let template = env.get_template("chat").map_err(failed)?;
@@ -134,7 +140,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_recursion_limit(RECURSION_LIMIT);
     env.set_debug(false);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(functions::python_method);
     env.set_formatter(python::format_value);
     functions::register(&mut env);
     Ok(env)
@@ -158,22 +164,36 @@ fn describe(error: &minijinja::Error) -> String {
     format!("{}{colon}{detail}{line}", innermost.kind())
 }
 
-/// Cuts what follows the last message's text, as transformers does.
-fn cut_after_last_message(mut text: String, last: &str) -> Result<String, TextError> {
-    let wanted = last.trim();
-    if wanted.is_empty() {
-        return Err(TextError::Template("continue_final_message needs a last message with text".into()));
-    }
-    let Some(at) = text.rfind(wanted) else {
-        return Err(TextError::Template(
-            "continue_final_message is set, but the last message does not appear in the rendered conversation".into(),
-        ));
+/// Marks where the last message ends. A template that trims messages takes the blank at the mark's
+/// end with it, and so tells that it trims.
+const END_MARK: &str = "\u{1}sconce-end-of-message\u{1} ";
+
+/// Appends [`END_MARK`] to the text of a message; false if it has none.
+fn mark_end(message: &mut Json) -> bool {
+    let text = match message.get_mut("content") {
+        Some(Json::Array(parts)) => parts.last_mut().and_then(|part| part.get_mut("text")),
+        content => content,
     };
-    let end = at + wanted.len();
-    // The template may trim messages; if it didn't, blanks at the end belong to the message.
-    let blanks = &last[last.trim_end().len()..];
-    let keep = if text.get(end..).is_some_and(|rest| rest.starts_with(blanks)) { end + blanks.len() } else { end };
-    text.truncate(keep);
+    match text {
+        Some(Json::String(text)) => {
+            text.push_str(END_MARK);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Cuts the text where the last message ends.
+fn cut_at_mark(mut text: String) -> Result<String, TextError> {
+    let Some(at) = text.rfind(END_MARK.trim_end()) else {
+        let message = "continue_final_message is set, but the template leaves out or changes the last message";
+        return Err(TextError::Template(message.into()));
+    };
+    let trims = !text.get(at..).is_some_and(|rest| rest.starts_with(END_MARK));
+    text.truncate(at);
+    if trims {
+        text.truncate(text.trim_end().len());
+    }
     Ok(text)
 }
 
