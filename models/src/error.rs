@@ -3,7 +3,7 @@
 //! Text that comes from a file is escaped and shortened before it enters a message, so that a hostile
 //! name can't break the log line.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Remedy for a file that contradicts itself.
 pub(crate) const REDOWNLOAD: &str = "the file is damaged or incomplete: download it again";
@@ -124,7 +124,7 @@ impl ModelError {
 
 /// A path on one line.
 fn show_path(path: &Path) -> String {
-    clean_to(&PathBuf::from(path).display().to_string(), 4096)
+    clean_to(&path.display().to_string(), 4096)
 }
 
 /// Foreign text on one line, at most 200 characters of it.

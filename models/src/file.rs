@@ -18,7 +18,6 @@ const MAX_JSON: u64 = 64 << 20;
 ///
 /// # Errors
 /// The file can't be opened, isn't a regular file, or is empty.
-#[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> Result<Mmap, ModelError> {
     let file = File::open(path).map_err(|e| ModelError::io(path, "open the file", e))?;
     let meta = file.metadata().map_err(|e| ModelError::io(path, "read the file's size", e))?;

@@ -83,12 +83,12 @@ mod tests {
 
     /// Head width 16. The expected numbers are `ROPE_INIT_FUNCTIONS[rope_type](config, seq_len=...)` of transformers
     /// 5.24.0 for `LlamaConfig(hidden_size=64, num_attention_heads=4, rope_parameters=...)`, printed with `%.9g`.
-    fn check(theta: f32, scaling: RopeScaling, max_position: usize, expected: ([f32; 8], f32)) {
+    fn check(theta: f32, scaling: RopeScaling, max_position: usize, expected: ([f64; 8], f32)) {
         let rope = RopeSpec { theta, rot_dim: 16, interleaved: false, scaling };
         let (frequencies, factor) = frequencies(&rope, max_position);
         assert_eq!(frequencies.len(), 8);
         for (ours, theirs) in frequencies.iter().zip(expected.0) {
-            assert!((ours / theirs - 1.0).abs() < 5e-7, "{ours} {theirs} in {rope:?}");
+            assert!((f64::from(*ours) / theirs - 1.0).abs() < 5e-7, "{ours} {theirs} in {rope:?}");
         }
         assert!((factor - expected.1).abs() < 1e-7);
     }

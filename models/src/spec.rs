@@ -20,7 +20,7 @@ pub struct ModelSpec {
     pub layers: Vec<LayerSpec>,
     /// Rope tables, referenced by `AttentionSpec::rope`.
     pub ropes: Vec<RopeSpec>,
-    /// Multiplies embeddings (Gemma: sqrt(hidden), in f32 whatever the checkpoint's dtype).
+    /// Multiplies embeddings (Gemma: sqrt(hidden), rounded to the dtype of a safetensors checkpoint).
     pub embedding_multiplier: f32,
     /// Epsilon and kind of every norm.
     pub norm: NormSpec,

@@ -1,5 +1,7 @@
 //! What each architecture makes of `config.json`. A parser starts from `base` (a Llama) and changes what differs.
 
+use half::{bf16, f16};
+use sconce_kernels::dtype::WeightType;
 use sconce_kernels::kv::CacheKind;
 use serde_json::{Value, json};
 
@@ -7,7 +9,8 @@ use super::hf::HfConfig;
 use super::hf_rope::{rope, ropes_by_layer_type};
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
-use crate::registry::Family;
+use crate::names::TensorNames;
+use crate::registry::{self, Family};
 use crate::spec::{Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormSpec, RopeScaling};
 
 /// Keys that change the computation and that no family here has. Their neutral values are null, false, 0 and 1.
@@ -44,6 +47,7 @@ pub(super) fn model_spec(checkpoint: &Checkpoint, family: &Family) -> Result<Mod
         return Err(config.bad("num_hidden_layers", format!("{num_layers} layers, but only {num_tensors} tensors")));
     }
     let mut spec = (family.from_config)(&config)?;
+    spec.architecture = registry::architecture(checkpoint).unwrap_or_default().to_owned();
     // In a multi-modal file the tie is declared at the top, and absent there means tied for Gemma.
     if root.get("text_config").is_some()
         && let Some(tied) = root.get("tie_word_embeddings").and_then(Value::as_bool)
@@ -51,10 +55,22 @@ pub(super) fn model_spec(checkpoint: &Checkpoint, family: &Family) -> Result<Mod
         spec.tied_embeddings = tied;
     }
     if family.scaled_embeddings {
-        // transformers rounds this to the dtype it computes in; we compute in f32, as its float32 reference does.
-        spec.embedding_multiplier = (spec.hidden_size as f64).sqrt() as f32;
+        let names = TensorNames::of(checkpoint)?;
+        let dtype = checkpoint.info(&names.embed).map_or(WeightType::F32, |info| info.ty);
+        spec.embedding_multiplier = embedding_multiplier(spec.hidden_size, dtype);
     }
     Ok(spec)
+}
+
+/// Gemma multiplies embeddings by `sqrt(hidden)`, which transformers rounds to the dtype of the weights, as in
+/// training. (GGUF has no word on it, and llama.cpp doesn't round.)
+fn embedding_multiplier(hidden_size: usize, dtype: WeightType) -> f32 {
+    let exact = (hidden_size as f64).sqrt() as f32;
+    match dtype {
+        WeightType::BF16 => bf16::from_f32(exact).to_f32(),
+        WeightType::F16 => f16::from_f32(exact).to_f32(),
+        _ => exact,
+    }
 }
 
 /// A Llama without biases and windows.

@@ -11,6 +11,22 @@ use crate::gguf::{Gguf, Metadata};
 use crate::registry::{Family, supported};
 use crate::spec::{Activation, AttentionSpec, FfnSpec, LayerSpec, ModelSpec, NormSpec, RopeScaling, RopeSpec};
 
+/// Keys that change the computation and that no family here has. Their neutral values are 0, 1 and true.
+const FOREIGN_KEYS: &[&str] = &[
+    "expert_count",
+    "attention.q_lora_rank",
+    "attention.kv_lora_rank",
+    "attention.causal",
+    "attention.clamp_kqv",
+    "attention.output_scale",
+    "attention.temperature_length",
+    "attention.shared_kv_layers",
+    "rope.dimension_sections",
+    "logit_scale",
+    "residual_scale",
+    "embedding_scale",
+];
+
 /// Typed reads of one architecture's metadata.
 pub(crate) struct GgufConfig<'a> {
     checkpoint: &'a Checkpoint,
@@ -29,11 +45,7 @@ pub(super) fn model_spec(checkpoint: &Checkpoint, gguf: &Gguf, family: &Family) 
         let problem = format!("{} layers, but only {} tensors", config.num_layers, gguf.tensors().len());
         return Err(config.bad("block_count", problem));
     }
-    for key in ["expert_count", "attention.q_lora_rank", "attention.kv_lora_rank", "logit_scale", "residual_scale"] {
-        if config.metadata.contains(&config.key(key)) && config.metadata.get_u64(&config.key(key)) != Some(0) {
-            return Err(config.unsupported(key, "not part of any supported architecture"));
-        }
-    }
+    config.refuse_foreign()?;
     let mut spec = base(&config, family)?;
     (family.from_metadata)(&config, &mut spec)?;
     Ok(spec)
@@ -169,6 +181,19 @@ pub(crate) fn gemma3(config: &GgufConfig<'_>, spec: &mut ModelSpec) -> Result<()
 impl GgufConfig<'_> {
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.arch)
+    }
+
+    fn refuse_foreign(&self) -> Result<(), ModelError> {
+        for name in FOREIGN_KEYS {
+            let key = self.key(name);
+            let neutral = matches!(self.metadata.get_u64(&key), Some(0 | 1))
+                || self.metadata.get_f32(&key).is_some_and(|value| value == 0.0 || value == 1.0)
+                || self.metadata.get_bool(&key) == Some(true);
+            if self.metadata.contains(&key) && !neutral {
+                return Err(self.unsupported(name, "not part of any supported architecture"));
+            }
+        }
+        Ok(())
     }
 
     fn path(&self) -> &Path {

@@ -10,8 +10,11 @@ use crate::spec::{RopeScaling, RopeSpec};
 /// The one rope of a model without layer types. `head_dim` is the width of a query head.
 pub(super) fn rope(config: &HfConfig<'_>, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let empty = Map::new();
-    let key = if config.get("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
-    let fields = config.object(key)?.unwrap_or(&empty);
+    // The old key wins unless it is empty.
+    let (key, fields) = match config.object("rope_scaling")? {
+        Some(fields) if !fields.is_empty() => ("rope_scaling", fields),
+        _ => ("rope_parameters", config.object("rope_parameters")?.unwrap_or(&empty)),
+    };
     if fields.contains_key("full_attention") || fields.contains_key("sliding_attention") {
         return Err(config.unsupported(key, "this architecture takes one rope, not one a layer type"));
     }

@@ -137,7 +137,9 @@ fn mistral_slides_everywhere_or_nowhere() {
     // transformers' default when the key is left out.
     assert_eq!(kinds(&spec(&of("MistralForCausalLM"))), [SLIDES(4096); 4]);
     let wrapped = json!({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": config});
-    assert_eq!(spec_under("language_model.model.", &wrapped, SpecOptions::default()).0.expect("sound"), sliding);
+    let wrapped = spec_under("language_model.model.", &wrapped, SpecOptions::default()).0.expect("sound");
+    assert_eq!(wrapped.architecture, "Mistral3ForConditionalGeneration");
+    assert_eq!(ModelSpec { architecture: "MistralForCausalLM".to_owned(), ..wrapped }, sliding);
 }
 
 #[test]

@@ -150,7 +150,10 @@ fn contradictions_are_refused() {
         ("rope rotates 64 of 16", |w| w.u32("llama.rope.dimension_count", 64)),
         ("rope scaling dynamic", |w| w.text("llama.rope.scaling.type", "dynamic")),
         ("rope_freqs.weight has 4 entries, expected 8", |w| w.tensor("rope_freqs.weight", &[4], F32)),
-        ("llama.expert_count", |w| w.u32("llama.expert_count", 8)),
+        ("llama.expert_count: not part of", |w| w.u32("llama.expert_count", 8)),
+        ("llama.attention.causal: not part of", |w| w.pair("llama.attention.causal", 7, &[0])),
+        ("llama.logit_scale: not part of", |w| w.f32("llama.logit_scale", 0.5)),
+        ("llama.rope.dimension_sections", |w| w.array("llama.rope.dimension_sections", TYPE_I32, 1, &[8; 4])),
         ("tensor token_embd.weight is missing", |w| w.tensors[0].name = "other".to_owned()),
     ];
     for (expected, change) in rows {
