@@ -6,6 +6,8 @@ use super::{Scheduler, SeqEvent};
 use crate::kv::{Admission, extend_hashes};
 use crate::types::SeqId;
 
+/// Blocks of each group kept free for each running sequence when another is admitted.
+const GROWTH_BLOCKS: usize = 3;
 /// Waiting sequences that don't fit are passed over in one step up to this many.
 const MAX_PASSED_OVER: usize = 8;
 
@@ -55,11 +57,19 @@ impl Scheduler {
         entry.in_flight == 0 && leader.is_none_or(|l| l.prompt_computed)
     }
 
+    /// Blocks that a running sequence may soon need, in each group: a few, so that admissions don't
+    /// lead to preemptions at once; not all, since most sequences end before their limit.
+    fn growth_blocks(&self, seq: SeqId) -> usize {
+        let Some(entry) = self.entries.get(&seq) else { return 0 };
+        let tokens = entry.most_tokens(self.config.max_model_len).saturating_sub(entry.seq.tokens.len());
+        tokens.div_ceil(self.kv.config().block_size).min(GROWTH_BLOCKS)
+    }
+
     /// Gives a waiting sequence its prefix hit and a promise of blocks: for all its tokens so far,
     /// or, after repeated preemption, for all it may ever have.
     fn admit(&mut self, seq: SeqId) -> bool {
         let span = self.span();
-        let headroom = self.running.len(); // each running sequence may soon need another block
+        let headroom = self.running.values().map(|&other| self.growth_blocks(other)).sum();
         let Some(entry) = self.entries.get_mut(&seq) else { return false };
         let config = self.kv.config();
         if config.prefix_cache {

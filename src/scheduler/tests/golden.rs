@@ -78,18 +78,18 @@ impl Trace {
         }
     }
 
-    /// Steps until nothing is left, or until a sequence resumes that was preempted twice. Shows
-    /// only those in which more than decoding happens.
-    fn run_to_events(&mut self) {
-        let preempted_twice = |text: &str| (0..4).any(|id| text.matches(&format!(" {id}~")).count() == 2);
-        let mut resumed = false;
-        while self.scheduler.has_work() && !resumed {
+    /// Steps until a preempted sequence resumes or nothing is left. Shows only those in which more
+    /// than decoding happens.
+    fn run_to_resume(&mut self, id: u64) {
+        while self.scheduler.has_work() {
             let length = self.text.len();
             self.steps(1);
             let line = self.text.split_off(length);
-            resumed = line.contains("p2") && preempted_twice(&self.text);
             if line.contains(['[', '~', '=']) {
                 self.text += &line;
+            }
+            if line.contains(&format!(" p{id}[")) && self.text.contains(&format!(" {id}~")) {
+                return;
             }
         }
     }
@@ -222,29 +222,27 @@ fn the_youngest_of_equals_gives_way_and_resumes_from_the_cache() {
 }
 
 #[test]
-fn after_two_preemptions_all_it_may_need_is_reserved() {
-    let mut trace = Trace::new(limits(), 7, &[full(1)]);
+fn after_its_last_preemption_all_it_may_need_is_reserved() {
+    let mut trace = Trace::new(SchedulerConfig { max_preemptions: 1, ..limits() }, 7, &[full(1)]);
     trace.add(0, 0, 30, 150);
     trace.add(1, 1, 30, 40);
     trace.add(2, 2, 30, 100);
-    trace.run_to_events();
-    trace.note("2 may reach 130 tokens, 5 blocks of 7; 3 arrives, needs 2 and 1 to spare, and waits");
+    trace.run_to_resume(2);
+    trace.note("2 may reach 130 tokens, 5 blocks of 7; 3 needs 2 and 2 to spare for it, and waits");
     trace.add(3, 3, 60, 60);
-    trace.run_to_events();
+    trace.run_to_resume(9);
     trace.expect(
         r#"
-        step 1: p0[0..30)* p1[0..30)* p2[0..4)  free 4+0 | 0+0 1+0 2+0 0. 1.
-        step 2: d0 d1 p2[4..30)*  free 4+0 | 0. 1. 2.
-        step 36: d0 d1  free 0+1 | 2~ 0. 1.
-        step 40: d0 d1  free 0+1 | 0. 1. 1=length
-        step 41: d0 p2[32..64)*  free 0+2 | 0. 2.
-        step 74: d0  free 0+3 | 2~ 0.
+        step 1: p0[0..30)* p1[0..30)*  free 5+0 | 0+0 1+0 0. 1.
+        step 40: d0 d1  free 1+0 | 0. 1. 1=length
+        step 41: d0 p2[0..30)*  free 1+2 | 2+0 0. 2.
+        step 100: d0  free 0+2 | 2~ 0.
         step 150: d0  free 0+1 | 0. 0=length
-        step 151: p2[32..96)  free 0+4 |
-        2 may reach 130 tokens, 5 blocks of 7; 3 arrives, needs 2 and 1 to spare, and waits
-        step 184: d2  free 0+2 | 2. 2=length
-        step 185: p3[0..60)*  free 0+5 | 3+0 3.
-        step 244: d3  free 0+3 | 3. 3=length
+        step 151: p2[32..89)*  free 0+4 | 2.
+        2 may reach 130 tokens, 5 blocks of 7; 3 needs 2 and 2 to spare for it, and waits
+        step 191: d2  free 0+2 | 2. 2=length
+        step 192: p3[0..60)*  free 0+5 | 3+0 3.
+        step 251: d3  free 0+3 | 3. 3=length
     "#,
     );
 }

@@ -2,6 +2,7 @@
 //! `random` throws everything at it and lets `shadow`, a cache that remembers who wrote what, judge.
 
 mod golden;
+mod overload;
 mod random;
 mod shadow;
 

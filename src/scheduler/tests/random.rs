@@ -18,7 +18,7 @@ const STOP_TOKEN: u32 = 5;
 const MAX_LIFE: u64 = 800;
 const MAX_LIVE: usize = 14;
 
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -27,7 +27,7 @@ impl Random {
     }
 
     /// A number in `low..=high`.
-    fn within(&mut self, low: usize, high: usize) -> usize {
+    pub(super) fn within(&mut self, low: usize, high: usize) -> usize {
         low + (self.next() % (high - low + 1) as u64) as usize
     }
 
@@ -331,6 +331,8 @@ fn random_steps_keep_every_promise() {
         steps += run.steps;
         preemptions += stats.preemptions;
         stalls += stats.stalls;
+        let allowed = u64::from(run.limits.max_preemptions) + stats.stalls;
+        assert!(u64::from(run.most_preemptions) <= allowed, "seed {seed}: preempted too often");
         hits += stats.prefix_hits;
         longest = longest.max(run.longest_life);
     }
