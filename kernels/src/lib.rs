@@ -10,6 +10,8 @@
 pub mod activation;
 pub mod arena;
 pub mod attention;
+pub mod backend;
+pub mod cpu;
 pub mod dequant;
 pub mod device;
 pub mod dtype;

@@ -1,0 +1,136 @@
+//! From a checkpoint to weights on a device: stacks projections, checks shapes, never holds a model twice.
+
+use sconce_kernels::backend::Backend;
+use sconce_kernels::linear::MatrixView;
+use sconce_kernels::rope::RopeTable;
+
+use crate::checkpoint::{Checkpoint, TensorView};
+use crate::error::ModelError;
+use crate::model::{CacheLayout, LayerWeights, Model, Weights};
+use crate::names::{LayerNames, TensorNames};
+use crate::rope::frequencies;
+use crate::spec::{LayerSpec, ModelSpec};
+
+/// Loads `spec`'s weights from `checkpoint` onto `backend` and gives the backend its rope tables.
+/// `progress(done, total)` is called after every layer.
+///
+/// # Errors
+/// A tensor that is missing or has another shape than the configuration says, or a device error.
+pub fn load<B: Backend>(
+    checkpoint: &Checkpoint,
+    spec: ModelSpec,
+    layout: CacheLayout,
+    backend: &mut B,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Model<B>, ModelError> {
+    let names = TensorNames::of(checkpoint)?;
+    let loader = Loader { checkpoint, backend };
+    let hidden = spec.hidden_size;
+    let total = spec.layers.len() + 1;
+    let mut layers = Vec::with_capacity(spec.layers.len());
+    for (index, layer) in spec.layers.iter().enumerate() {
+        layers.push(loader.layer(&names.layer(index), layer, hidden)?);
+        progress(index + 1, total);
+    }
+    let embed = loader.linear(&[(&names.embed, spec.vocab_size)], hidden, None)?;
+    let head = if spec.tied_embeddings {
+        None
+    } else {
+        Some(loader.linear(&[(&names.lm_head, spec.vocab_size)], hidden, None)?)
+    };
+    let weights = Weights { embed, layers, final_norm: loader.vector(&names.final_norm, hidden)?, head };
+    progress(total, total);
+    let ropes = spec.ropes.iter().map(|rope| {
+        let (inv_freq, attention_factor) = frequencies(rope, spec.max_position);
+        RopeTable { inv_freq, attention_factor, rot_dim: rope.rot_dim, interleaved: rope.interleaved }
+    });
+    backend.set_ropes(ropes.collect());
+    Ok(Model::new(spec, layout, weights))
+}
+
+struct Loader<'a, B> {
+    checkpoint: &'a Checkpoint,
+    backend: &'a B,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn layer(&self, names: &LayerNames, spec: &LayerSpec, hidden: usize) -> Result<LayerWeights<B>, ModelError> {
+        let a = &spec.attention;
+        let (q, k, v) = (a.num_heads * a.head_dim_k, a.num_kv_heads * a.head_dim_k, a.num_kv_heads * a.head_dim_v);
+        let inner = spec.ffn.intermediate_size;
+        let qkv_bias = self.biases(a.qkv_bias, &[(&names.q_bias, q), (&names.k_bias, k), (&names.v_bias, v)])?;
+        let o_bias = self.biases(a.o_bias, &[(&names.o_bias, hidden)])?;
+        let gate_up_bias = self.biases(spec.ffn.bias, &[(&names.gate_bias, inner), (&names.up_bias, inner)])?;
+        let down_bias = self.biases(spec.ffn.bias, &[(&names.down_bias, hidden)])?;
+        let qk_norm = if a.qk_norm {
+            Some((self.vector(&names.q_norm, a.head_dim_k)?, self.vector(&names.k_norm, a.head_dim_k)?))
+        } else {
+            None
+        };
+        let post = |wanted: bool, name: &String| wanted.then(|| self.vector(name, hidden)).transpose();
+        Ok(LayerWeights {
+            attn_norm: self.vector(&names.attn_norm, hidden)?,
+            qkv: self.linear(&[(&names.q, q), (&names.k, k), (&names.v, v)], hidden, qkv_bias)?,
+            qk_norm,
+            o: self.linear(&[(&names.o, hidden)], a.num_heads * a.head_dim_v, o_bias)?,
+            post_attn_norm: post(spec.post_attention_norm, &names.post_attn_norm)?,
+            ffn_norm: self.vector(&names.ffn_norm, hidden)?,
+            gate_up: self.linear(&[(&names.gate, inner), (&names.up, inner)], hidden, gate_up_bias)?,
+            down: self.linear(&[(&names.down, hidden)], inner, down_bias)?,
+            post_ffn_norm: post(spec.post_ffn_norm, &names.post_ffn_norm)?,
+        })
+    }
+
+    /// Row-stacks matrices `[rows, cols]`.
+    fn linear(&self, parts: &[(&String, usize)], cols: usize, bias: Option<Vec<f32>>) -> Result<B::Linear, ModelError> {
+        let mut views = Vec::with_capacity(parts.len());
+        for &(name, rows) in parts {
+            let tensor = self.checkpoint.tensor(name)?;
+            expect_shape(name, &tensor, &[rows, cols])?;
+            views.push(MatrixView { ty: tensor.ty, data: tensor.data, rows, cols });
+        }
+        self.backend
+            .linear_from(&views, bias)
+            .map_err(|error| ModelError::Tensor { name: parts[0].0.clone(), reason: error.to_string() })
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<B::Vector, ModelError> {
+        let data = self.floats(name, len)?;
+        self.backend
+            .vector_from(data)
+            .map_err(|error| ModelError::Tensor { name: name.to_owned(), reason: error.to_string() })
+    }
+
+    fn biases(&self, wanted: bool, parts: &[(&String, usize)]) -> Result<Option<Vec<f32>>, ModelError> {
+        if !wanted {
+            return Ok(None);
+        }
+        let mut all = Vec::new();
+        for &(name, len) in parts {
+            all.extend(self.floats(name, len)?);
+        }
+        Ok(Some(all))
+    }
+
+    fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.checkpoint.tensor(name)?;
+        expect_shape(name, &tensor, &[len])?;
+        let mut out = vec![0.0; len];
+        sconce_kernels::dequant::dequantize(tensor.ty, tensor.data, &mut out)
+            .map_err(|error| ModelError::Tensor { name: name.to_owned(), reason: error.to_string() })?;
+        Ok(out)
+    }
+}
+
+fn expect_shape(name: &str, tensor: &TensorView<'_>, expected: &[usize]) -> Result<(), ModelError> {
+    if tensor.shape == expected {
+        return Ok(());
+    }
+    Err(ModelError::Tensor {
+        name: name.to_owned(),
+        reason: format!(
+            "has shape {:?} but the configuration asks for {expected:?}; weights and configuration don't belong together",
+            tensor.shape
+        ),
+    })
+}
