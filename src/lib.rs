@@ -6,6 +6,8 @@ pub mod engine;
 pub mod http;
 pub mod hub;
 pub mod kv;
+pub mod runner;
+pub mod runtime;
 pub mod sampler;
 pub mod scheduler;
 pub mod telemetry;

@@ -31,4 +31,3 @@ pub use model::{TextModel, TextOptions};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::{ChatTemplate, RenderOptions};
 pub use tokenizer::Tokenizer;
-

@@ -1,0 +1,272 @@
+//! The loop: receive, schedule, execute, sample, commit, emit. Runs on one thread and owns everything it touches.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{RecvTimeoutError, TryRecvError};
+
+use super::handle::{Command, EngineEnd};
+use super::requests::Requests;
+use crate::runner::{Collected, Runner, RunnerError};
+use crate::sampler::{RowContext, Sampler, logprobs};
+use crate::scheduler::{Scheduler, SeqEvent};
+use crate::telemetry::{EngineGauges, Telemetry};
+use crate::types::{Batch, RequestError, SampledToken, StepOutput, TokenLogprobs};
+
+/// Longest sleep of an idle engine; only a bound, commands wake it at once.
+const IDLE_WAIT: Duration = Duration::from_secs(3600);
+
+/// Scheduler, runner and sampler together: the only place that sees all three.
+pub struct Engine<R: Runner> {
+    scheduler: Scheduler,
+    runner: R,
+    sampler: Sampler,
+    requests: Requests,
+    in_flight: VecDeque<Launched>,
+    end: EngineEnd,
+    telemetry: Option<Arc<Telemetry>>,
+    reported_preemptions: u64,
+}
+
+struct Launched {
+    batch: Batch,
+    at: Instant,
+}
+
+/// Whether the loop goes on.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Stop,
+}
+
+impl<R: Runner> Engine<R> {
+    /// An engine that answers the handles of `end`.
+    pub fn new(scheduler: Scheduler, runner: R, end: EngineEnd, telemetry: Option<Arc<Telemetry>>) -> Self {
+        Self {
+            scheduler,
+            runner,
+            sampler: Sampler::default(),
+            requests: Requests::default(),
+            in_flight: VecDeque::new(),
+            end,
+            telemetry,
+            reported_preemptions: 0,
+        }
+    }
+
+    /// Runs until shut down or until every handle is gone.
+    pub fn run(mut self) {
+        while self.receive() == Flow::Continue {
+            self.step();
+        }
+        self.requests.fail_all(&RequestError::Shutdown);
+    }
+
+    /// One turn: at most one batch is launched and at most one committed.
+    pub fn step(&mut self) {
+        self.expire();
+        let batch = self.scheduler.schedule();
+        let idle = batch.is_empty();
+        if !idle {
+            self.launch(batch);
+        }
+        if self.in_flight.len() > self.runner.depth() || (idle && !self.in_flight.is_empty()) {
+            self.collect();
+        }
+        self.end.stats().steps.fetch_add(1, Ordering::Relaxed);
+        self.report();
+    }
+
+    /// Takes all commands; waits for one when there is nothing to do.
+    fn receive(&mut self) -> Flow {
+        loop {
+            let busy = self.scheduler.has_work() || !self.in_flight.is_empty();
+            self.end.stats().busy.store(busy, Ordering::Relaxed);
+            self.end.beat();
+            let command = if busy {
+                match self.end.commands.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty) => return Flow::Continue,
+                    Err(TryRecvError::Disconnected) => return Flow::Stop,
+                }
+            } else {
+                // An abort may have ended the last work since the last step.
+                self.report();
+                match self.end.commands.recv_timeout(IDLE_WAIT) {
+                    Ok(command) => command,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return Flow::Stop,
+                }
+            };
+            match command {
+                Command::Add { id, request, events } => {
+                    for sequence in self.requests.open(id, request, events) {
+                        if let Err(error) = self.scheduler.add(sequence) {
+                            self.requests.fail(id, RequestError::Internal(error.to_string()));
+                            self.drop_request(id);
+                            break;
+                        }
+                    }
+                }
+                Command::Abort { id } => self.drop_request(id),
+                Command::StopChoice { id, choice } => {
+                    if let Some(seq) = self.requests.stop_choice(id, choice, self.end.stats()) {
+                        self.scheduler.stop(seq);
+                    }
+                }
+                Command::Shutdown => return Flow::Stop,
+            }
+        }
+    }
+
+    fn drop_request(&mut self, id: u64) {
+        for seq in self.requests.close(id, self.end.stats()) {
+            self.scheduler.abort(seq);
+        }
+    }
+
+    /// Fails requests whose deadline has passed.
+    fn expire(&mut self) {
+        for id in self.requests.expired(Instant::now()) {
+            self.requests.fail(id, RequestError::Timeout);
+            self.drop_request(id);
+        }
+    }
+
+    fn launch(&mut self, batch: Batch) {
+        let step = batch.step;
+        let runner = &mut self.runner;
+        match guarded(|| runner.launch(&batch)) {
+            Ok(()) => self.in_flight.push_back(Launched { batch, at: Instant::now() }),
+            Err(error) => {
+                // Batches are answered in order: those launched before it come first.
+                while !self.in_flight.is_empty() {
+                    self.collect();
+                }
+                self.fail_batch(step, &error);
+            }
+        }
+    }
+
+    fn collect(&mut self) {
+        let Some(Launched { batch, at }) = self.in_flight.pop_front() else { return };
+        let (runner, sampler, scheduler) = (&mut self.runner, &mut self.sampler, &self.scheduler);
+        let output = guarded(|| {
+            Ok(match runner.collect()? {
+                Collected::Sampled(output) => output,
+                Collected::Logits { data, vocab_size } => sample_batch(sampler, scheduler, &batch, data, vocab_size),
+            })
+        });
+        match output {
+            Ok(output) => {
+                self.requests.note_step(&batch, at.elapsed());
+                let events = self.scheduler.commit(&output);
+                self.emit(events);
+            }
+            Err(error) => self.fail_batch(batch.step, &error),
+        }
+    }
+
+    fn emit(&mut self, events: Vec<SeqEvent>) {
+        for id in self.requests.emit(events, self.end.stats()) {
+            self.drop_request(id);
+        }
+    }
+
+    fn fail_batch(&mut self, step: u64, error: &RunnerError) {
+        tracing::error!(step, error = %error.message, "a step failed; its requests are told");
+        let events = self.scheduler.fail_batch(step, "a step of the model failed");
+        self.emit(events);
+        if error.fatal {
+            self.requests.fail_all(&RequestError::EngineDead);
+            // Unwinding drops the channel's end: health goes red and nothing new is accepted.
+            std::panic::resume_unwind(Box::new(error.message.clone()));
+        }
+    }
+
+    /// Publishes the numbers that other threads read.
+    fn report(&mut self) {
+        let stats = self.end.stats();
+        let now = self.scheduler.stats();
+        stats.num_running.store(now.num_running as u64, Ordering::Relaxed);
+        stats.num_waiting.store(now.num_waiting as u64, Ordering::Relaxed);
+        stats.used_blocks.store(now.kv.used_blocks as u64, Ordering::Relaxed);
+        stats.prefill_tokens_per_second.store(self.requests.prefill_rate(), Ordering::Relaxed);
+        let Some(telemetry) = &self.telemetry else { return };
+        telemetry.engine(&EngineGauges {
+            running: now.num_running as u64,
+            waiting: now.num_waiting as u64,
+            kv_usage: now.kv.used_fraction,
+            queue_tokens: stats.queued_tokens.load(Ordering::Relaxed),
+        });
+        telemetry.preempted(now.preemptions - self.reported_preemptions);
+        self.reported_preemptions = now.preemptions;
+    }
+}
+
+/// Turns a panic of the model into an error of the batch.
+fn guarded<T>(f: impl FnOnce() -> Result<T, RunnerError>) -> Result<T, RunnerError> {
+    catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|payload| Err(RunnerError { message: format!("panic: {}", describe(&payload)), fatal: false }))
+}
+
+fn describe(payload: &Box<dyn std::any::Any + Send>) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown")
+}
+
+/// Samples every row of `batch` that wants it. A row's fault is that row's alone.
+fn sample_batch(
+    sampler: &mut Sampler,
+    scheduler: &Scheduler,
+    batch: &Batch,
+    logits: &mut [f32],
+    vocab_size: usize,
+) -> StepOutput {
+    let mut output = StepOutput { step: batch.step, ..StepOutput::default() };
+    let mut rest = logits;
+    for row in &batch.rows {
+        let (rows, tail) = rest.split_at_mut(row.num_logits * vocab_size);
+        rest = tail;
+        // A sequence that was aborted while the step ran has nothing to sample.
+        let Some(sequence) = scheduler.sequence(row.seq) else { continue };
+        let context = RowContext {
+            params: &sequence.params,
+            choice: sequence.choice,
+            tokens: &sequence.tokens,
+            num_prompt: sequence.num_prompt,
+        };
+        if let Some(top) = sequence.params.prompt_logprobs {
+            let first = row.start + row.tokens.len() - row.num_logits + 1;
+            let entries: Vec<TokenLogprobs> = rows
+                .chunks(vocab_size)
+                .zip(sequence.tokens.get(first..sequence.num_prompt).unwrap_or_default())
+                .map(|(logits, &token)| logprobs(logits, token, top as usize))
+                .collect();
+            if !entries.is_empty() {
+                output.prompt_logprobs.push((row.seq, first, entries));
+            }
+        }
+        if row.samples {
+            let last = rows.len() - vocab_size;
+            let drawn = catch_unwind(AssertUnwindSafe(|| sampler.sample(&context, &mut rows[last..])));
+            let (token, logprobs) = match drawn {
+                Ok(Ok((token, logprobs))) => (Ok(token), logprobs),
+                Ok(Err(error)) => (Err(error.to_string()), None),
+                Err(_) => {
+                    *sampler = Sampler::default();
+                    (Err("the sampler panicked".to_owned()), None)
+                }
+            };
+            output.sampled.push(SampledToken { seq: row.seq, token, logprobs });
+        }
+    }
+    output
+}

@@ -1,0 +1,54 @@
+//! From a `Batch` to logits: flat buffers, the model, and a scripted fake for tests.
+//!
+//! A runner knows nothing of scheduling: it computes what it is told, in the order it is told.
+
+mod cpu;
+mod fake;
+
+pub use cpu::CpuRunner;
+pub use fake::FakeRunner;
+
+use crate::types::{Batch, StepOutput};
+
+/// A fault that concerns a whole batch (out of memory, a panic in a kernel, a lost device).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RunnerError {
+    /// One line for the log; clients are told less.
+    pub message: String,
+    /// True when no later batch can succeed either.
+    pub fatal: bool,
+}
+
+/// What a runner hands back for the oldest launched batch.
+#[derive(Debug)]
+pub enum Collected<'a> {
+    /// Raw logits on the host, `[num_logits, vocab]` in batch order, for the caller to sample (and overwrite).
+    Logits {
+        /// Row-major f32.
+        data: &'a mut [f32],
+        /// Width of a row.
+        vocab_size: usize,
+    },
+    /// The device sampled already.
+    Sampled(StepOutput),
+}
+
+/// Executes batches in order.
+pub trait Runner: Send {
+    /// How many batches may be uncommitted when the next one is scheduled: 0 when sampling happens on the host,
+    /// 1 when the device feeds its own samples to the next step.
+    fn depth(&self) -> usize;
+
+    /// Starts `batch`; may return before it is done.
+    ///
+    /// # Errors
+    /// [`RunnerError`] when the batch can't be computed; nothing is then owed to `collect`.
+    fn launch(&mut self, batch: &Batch) -> Result<(), RunnerError>;
+
+    /// Waits for the oldest launched batch.
+    ///
+    /// # Errors
+    /// [`RunnerError`] when that batch failed; it counts as collected.
+    fn collect(&mut self) -> Result<Collected<'_>, RunnerError>;
+}
