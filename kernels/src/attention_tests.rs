@@ -294,3 +294,47 @@ fn rows_outside_every_span_stay_untouched() {
     assert!(out[..width].iter().chain(&out[3 * width..]).all(|&x| x == 7.0));
     assert!(out[width..3 * width].iter().all(|&x| x.is_finite() && x != 7.0));
 }
+
+#[test]
+fn a_thousand_sequences_keep_their_bits() {
+    let lengths = vec![3; 1024];
+    let world = World::new(shape((2, 1), (8, 8)), KvDtype::F16, &lengths, 10);
+    let cpu = Cpu::new(2);
+    let all = |rows| (0..lengths.len()).map(|sequence| (sequence, rows)).collect::<Vec<_>>();
+    let stepwise = world.run(&cpu, &[all(2), all(1)]);
+    assert_eq!(world.whole(&cpu), stepwise);
+    for sequence in [0, 511, 1023] {
+        assert_eq!(world.run(&cpu, &[vec![(sequence, 3)]])[sequence], stepwise[sequence]);
+    }
+}
+
+#[test]
+fn a_row_at_the_end_of_a_131072_token_context_matches_the_reference() {
+    const CONTEXT: usize = 131_072;
+    let world = World::new(shape((2, 1), (8, 8)), KvDtype::F32, &[CONTEXT], 11);
+    let (shape, width, slot) = (&world.shape, world.shape.qkv_width(), LayerSlot { group: 0, index: 1 });
+    let last = &world.sequences[0][(CONTEXT - 1) * width..];
+    let span = SeqSpan { first_row: 0, num_rows: CONTEXT, start: 0, table: &world.tables[0] };
+    for threads in [1, 2] {
+        let (cpu, mut arena, mut qkv) = (Cpu::new(threads), world.arena(), world.sequences[0].clone());
+        qkv_post(&cpu, QkvPost { shape, norms: None, rope: None }, &mut qkv, &[span], (&mut arena, slot));
+        let end = SeqSpan { num_rows: 1, start: CONTEXT - 1, ..span };
+        let call = Attention { shape, spans: &[end], arena: &arena, slot };
+        let mut out = vec![f32::NAN; shape.out_width()];
+        attention(&cpu, call, last, &mut out, &mut AttentionScratch::default());
+        let want: Vec<f64> = (0..2).flat_map(|head| last_row(&world, &last[head * 8..][..8])).collect();
+        assert_close(&out, &want, 3e-6);
+    }
+}
+
+/// f64 attention of one query over all of sequence 0 of a world of one KV head of width 8.
+fn last_row(world: &World, query: &[f32]) -> Vec<f64> {
+    let (mut sum, mut values) = (0.0, vec![0.0; 8]);
+    for row in world.sequences[0].chunks(world.shape.qkv_width()) {
+        let dot: f64 = query.iter().zip(&row[16..24]).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+        let weight = (dot * f64::from(world.shape.scale)).exp();
+        sum += weight;
+        values.iter_mut().zip(&row[24..]).for_each(|(value, v)| *value += weight * f64::from(*v));
+    }
+    values.iter().map(|value| value / sum).collect()
+}
