@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::CliError;
 use super::banner::Phases;
-use crate::config::Config;
+use crate::config::{Config, GenerationConfig};
 use crate::engine::EngineHandle;
 use crate::hub::{Hub, HubSettings, ModelRef, Progress, ResolvedModel};
+use crate::runtime;
 use crate::telemetry::Telemetry;
-use crate::text::TextModel;
+use crate::text::{TextModel, TextOptions};
 
 /// A model that answers.
 pub(super) struct Loaded {
@@ -22,12 +23,27 @@ pub(super) async fn find(model: Option<&str>, progress: &Progress) -> Result<Res
     Ok(Hub::new(HubSettings::from_env(), progress.clone()).resolve(&reference).await?)
 }
 
-/// Loads the model and starts its engine. Not connected to a runtime yet: always an error.
+/// Loads the model and starts its engine.
 pub(super) async fn load(
-    _config: &Config,
-    _model: ResolvedModel,
-    _telemetry: Arc<Telemetry>,
-    _phases: &mut Phases,
+    config: &Config,
+    model: ResolvedModel,
+    telemetry: Arc<Telemetry>,
+    phases: &mut Phases,
 ) -> Result<Loaded, CliError> {
-    Err(CliError::Failed("this build has no runtime to load a model with".to_owned()))
+    let engine = config.engine.clone();
+    let options = TextOptions {
+        chat_template: config.chat_template.clone(),
+        use_generation_config: config.generation_config == GenerationConfig::Auto,
+    };
+    // Loading computes for a while: not on a thread that answers probes.
+    let started = tokio::task::spawn_blocking(move || {
+        runtime::start(&model.path, &engine, &options, Some(telemetry), &mut |_, _| {})
+    });
+    let started = started.await.map_err(|e| CliError::Failed(format!("loading the model failed: {e}")))?;
+    let started = started.map_err(|e| CliError::Failed(e.to_string()))?;
+    for phase in started.phases.iter() {
+        phases.record(phase.name, phase.time);
+    }
+    phases.done("load the model");
+    Ok(Loaded { engine: started.engine.clone(), text: started.text.clone() })
 }
