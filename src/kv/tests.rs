@@ -156,3 +156,40 @@ fn the_promise_covers_every_chunking() {
         assert_eq!(kv.config().peak_blocks(0, 3, span), 1);
     }
 }
+
+/// Without sharing, a promise is kept whatever others do, though superpages of one group keep
+/// blocks from the other and everything free is full of cached blocks.
+#[test]
+fn promises_are_kept() {
+    let mut state = 1_u64;
+    let mut random = move |low: usize, high: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        low + (state >> 33) as usize % (high - low + 1)
+    };
+    let (mut admitted, mut refused) = (0, 0);
+    for _ in 0..200 {
+        let mut kv = manager(random(6, 14), &[(FULL, random(1, 2)), (WINDOW, random(2, 4))]);
+        let mut seqs: Vec<(u64, usize, usize)> = Vec::new(); // id, computed, length
+        for id in 0..150 {
+            if seqs.len() < 5 && random(0, 2) == 0 {
+                let len = random(1, 40);
+                let fits = kv.admit(SeqId(id), ask(&[], 0, len)).is_some();
+                seqs.extend(fits.then_some((id, 0, len)));
+                (admitted, refused) = (admitted + usize::from(fits), refused + usize::from(!fits));
+            } else if !seqs.is_empty() {
+                let at = random(0, seqs.len() - 1);
+                let (seq, computed, len) = seqs[at];
+                let end = (computed + random(1, 4)).min(len);
+                kv.allocate(SeqId(seq), end).expect("promised");
+                kv.advance(SeqId(seq), end, &hashes(seq as u32, len, 0));
+                seqs[at].1 = end;
+                if end == len {
+                    kv.free(SeqId(seq));
+                    seqs.remove(at);
+                }
+            }
+            kv.check_integrity().expect("integrity");
+        }
+    }
+    assert!(admitted > 1000 && refused > 1000, "{admitted} admitted, {refused} refused");
+}
