@@ -20,10 +20,15 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("engine", &["types", "telemetry", "kv", "scheduler", "runner", "sampler"], &["sconce_kernels", "sconce_models"]),
     ("text", &["types", "telemetry"], &["sconce_models"]),
     ("http", &["types", "telemetry", "engine", "text", "config"], &[]),
+    (
+        "runtime",
+        &["types", "telemetry", "kv", "scheduler", "runner", "sampler", "engine", "text", "config"],
+        &["sconce_kernels", "sconce_models"],
+    ),
     ("hub", &["types", "telemetry", "config"], &["sconce_models"]),
     (
         "cli",
-        &["types", "telemetry", "kv", "scheduler", "runner", "sampler", "engine", "text", "http", "config", "hub"],
+        &["types", "telemetry", "kv", "scheduler", "runner", "sampler", "engine", "text", "http", "config", "hub", "runtime"],
         &["sconce_kernels", "sconce_models"],
     ),
 ];

@@ -10,7 +10,15 @@ use super::ui;
 pub(super) struct Phases {
     started: Instant,
     last: Instant,
-    rows: Vec<(&'static str, Duration)>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    name: &'static str,
+    time: Duration,
+    /// Contained in the phase before it.
+    part: bool,
 }
 
 impl Phases {
@@ -21,24 +29,25 @@ impl Phases {
     /// Everything since the previous call was this phase.
     pub(super) fn done(&mut self, name: &'static str) {
         let now = Instant::now();
-        self.record(name, now.duration_since(self.last));
+        self.rows.push(Row { name, time: now.duration_since(self.last), part: false });
         self.last = now;
     }
 
-    /// A phase that was timed elsewhere, inside the one that `done` names next.
-    pub(super) fn record(&mut self, name: &'static str, time: Duration) {
-        self.rows.push((name, time));
+    /// A part of the phase that `done` named last, timed elsewhere.
+    pub(super) fn part(&mut self, name: &'static str, time: Duration) {
+        self.rows.push(Row { name, time, part: true });
     }
 
-    pub(super) fn rows(&self) -> &[(&'static str, Duration)] {
-        &self.rows
+    /// Names and times, parts included.
+    pub(super) fn times(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+        self.rows.iter().map(|row| (row.name, row.time))
     }
 
     pub(super) fn table(&self) -> String {
-        let total = ("total", self.last.duration_since(self.started));
-        let text = |time: Duration| format!("{:>9.3} s", time.as_secs_f64());
-        let rows: Vec<(&str, String)> =
-            self.rows.iter().chain([&total]).map(|&(name, time)| (name, text(time))).collect();
+        let seconds = |time: Duration| format!("{:>9.3} s", time.as_secs_f64());
+        let indent = |row: &Row| if row.part { format!("  {}", row.name) } else { row.name.to_owned() };
+        let mut rows: Vec<(String, String)> = self.rows.iter().map(|row| (indent(row), seconds(row.time))).collect();
+        rows.push(("total".to_owned(), seconds(self.last.duration_since(self.started))));
         ui::table(&rows)
     }
 }
@@ -135,10 +144,10 @@ mod tests {
     #[test]
     fn phases_add_up() {
         let mut phases = Phases::new(Instant::now());
-        phases.record("read", Duration::from_millis(1500));
         phases.done("load");
+        phases.part("read", Duration::from_millis(1500));
         let table = phases.table();
         assert!(table.contains("read") && table.contains("1.500 s") && table.lines().count() == 3, "{table}");
-        assert_eq!(phases.rows().len(), 2);
+        assert_eq!(phases.times().count(), 2);
     }
 }

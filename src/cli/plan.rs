@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use sconce_kernels::kv::{ArenaGeometry, CacheSpec, KvDtype, group_layers};
 use sconce_kernels::linear::Linear;
 use sconce_models::checkpoint::Checkpoint;
 use sconce_models::config::{SpecOptions, model_spec};
@@ -11,8 +10,9 @@ use sconce_models::spec::ModelSpec;
 use super::args::PlanArgs;
 use super::capacity::Capacity;
 use super::{CliError, startup, ui};
-use crate::config::{ByteSize, Config, KvCacheDtype, Machine};
+use crate::config::{ByteSize, Config, Machine};
 use crate::hub::Progress;
+use crate::runtime::Sizes;
 
 /// Prints the plan; an error (exit code 1) when the model doesn't fit this machine.
 pub(super) async fn plan(args: PlanArgs) -> Result<(), CliError> {
@@ -23,15 +23,6 @@ pub(super) async fn plan(args: PlanArgs) -> Result<(), CliError> {
     needs.check(Machine::default().available_memory())
 }
 
-/// Element type of the cache, as the kernels name it.
-fn kv_dtype(dtype: KvCacheDtype) -> KvDtype {
-    match dtype {
-        KvCacheDtype::F16 => KvDtype::F16,
-        KvCacheDtype::Bf16 => KvDtype::Bf16,
-        KvCacheDtype::F32 => KvDtype::F32,
-    }
-}
-
 /// The memory of a model, in bytes.
 struct Needs {
     spec: ModelSpec,
@@ -39,7 +30,8 @@ struct Needs {
     weight_bytes: u64,
     workspace_bytes: u64,
     kv_bytes: u64,
-    geometry: ArenaGeometry,
+    sizes: Sizes,
+    kv_dtype: &'static str,
     chunk: usize,
 }
 
@@ -49,39 +41,30 @@ impl Needs {
         let checkpoint = Checkpoint::open(path).map_err(failed)?;
         let options = SpecOptions { max_model_len: config.engine.max_model_len };
         let spec = model_spec(&checkpoint, &options).map_err(failed)?;
-        let dtype = kv_dtype(config.engine.kv_cache_dtype);
-        let specs: Vec<CacheSpec> = spec
-            .layers
-            .iter()
-            .map(|layer| CacheSpec {
-                kind: layer.attention.kind,
-                num_kv_heads: layer.attention.num_kv_heads,
-                head_dim_k: layer.attention.head_dim_k,
-                head_dim_v: layer.attention.head_dim_v,
-                dtype,
-            })
-            .collect();
+        let sizes = Sizes::resolve(&spec, &config.engine).map_err(|e| CliError::Failed(e.to_string()))?;
+        let kv_dtype = sizes.layout.groups.first().map_or("none", |group| group.spec.dtype.name());
         Ok(Self {
             file_bytes: checkpoint.weight_bytes() as u64,
             weight_bytes: weight_bytes(&checkpoint),
             workspace_bytes: workspace_bytes(&spec, config),
-            kv_bytes: config.engine.kv_cache_bytes,
-            geometry: ArenaGeometry::new(&group_layers(&specs)),
+            kv_bytes: (sizes.num_superpages * sizes.geometry.superpage_bytes) as u64,
+            sizes,
+            kv_dtype,
             chunk: config.engine.max_batch_tokens,
             spec,
         })
     }
 
     fn capacity(&self, kv_bytes: u64) -> Capacity<'_> {
-        let num_superpages = self.geometry.superpages_in(usize::try_from(kv_bytes).unwrap_or(usize::MAX));
-        Capacity { geometry: &self.geometry, num_superpages, chunk: self.chunk }
+        let geometry = &self.sizes.geometry;
+        let num_superpages = geometry.superpages_in(usize::try_from(kv_bytes).unwrap_or(usize::MAX));
+        Capacity { geometry, num_superpages, chunk: self.chunk }
     }
 
     fn describe(&self, config: &Config) -> String {
         let (spec, capacity) = (&self.spec, self.capacity(self.kv_bytes));
         let size = |bytes: u64| ByteSize(bytes).approx();
-        let kv_dtype = kv_dtype(config.engine.kv_cache_dtype).name();
-        let mut per_sequence = format!("{} a token ({kv_dtype})", size(capacity.bytes_per_token() as u64));
+        let mut per_sequence = format!("{} a token ({})", size(capacity.bytes_per_token() as u64), self.kv_dtype);
         if capacity.window_bytes() > 0 {
             per_sequence += &format!(", and at most {} a sequence for windows", size(capacity.window_bytes() as u64));
         }

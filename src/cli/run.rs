@@ -8,7 +8,6 @@ use super::args::RunArgs;
 use super::banner::Phases;
 use super::{CliError, chat, logging, startup, ui};
 use crate::hub::Progress;
-use crate::telemetry::{Telemetry, TelemetryConfig};
 use crate::text::ChatMessage;
 
 /// Largest prompt read from a pipe; a mistaken `< disk.img` must not fill the memory.
@@ -28,10 +27,9 @@ pub(super) async fn run(args: RunArgs, started: Instant) -> Result<(), CliError>
     };
     let mut interrupts = Interrupts::install()?;
     let progress = Progress::stderr();
-    let telemetry = Telemetry::new(&TelemetryConfig { model_name: args.model.clone(), vllm_names: false });
     let load = async {
         let model = startup::find(config.model.as_deref(), &progress).await?;
-        startup::load(&config, model, telemetry, &mut Phases::new(started)).await
+        startup::load(&config, model, None, &mut Phases::new(started)).await
     };
     let loaded = tokio::select! {
         loaded = load => loaded?,

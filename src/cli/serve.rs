@@ -43,7 +43,7 @@ pub(super) async fn serve(args: ServeArgs, started: Instant) -> Result<(), CliEr
     let load = async {
         let model = startup::find(config.model.as_deref(), &Progress::stderr()).await?;
         phases.done("find the model");
-        startup::load(&config, model, telemetry.clone(), &mut phases).await
+        startup::load(&config, model, Some(telemetry.clone()), &mut phases).await
     };
     let loaded = tokio::select! {
         loaded = load => loaded?,
@@ -51,16 +51,19 @@ pub(super) async fn serve(args: ServeArgs, started: Instant) -> Result<(), CliEr
         _ = shutdown.wait_for(|wanted| *wanted >= Shutdown::Drain) => return Ok(()),
     };
     app.ready(loaded.engine.clone(), loaded.text.clone());
-    for (phase, time) in phases.rows() {
-        telemetry.startup_phase(phase, *time);
+    for (phase, time) in phases.times() {
+        telemetry.startup_phase(phase, time);
     }
     let curl = banner::curl(address, &model_name, loaded.text.chat_template.is_some(), &key_hint(&config));
     ui::out(&format!("start-up\n{}\n{model_name} is served at http://{address}\n\n{curl}\n", phases.table()))?;
 
     server.await.map_err(|e| CliError::Failed(format!("the HTTP server failed: {e}")))?;
     loaded.engine.shutdown();
-    // Two signals: the operator wanted out, open requests or not.
-    if *shutdown.borrow() == Shutdown::Now { Err(CliError::Interrupted) } else { Ok(()) }
+    if *shutdown.borrow() == Shutdown::Now {
+        // Two signals: the operator wanted out, open requests or not.
+        return Err(CliError::Interrupted);
+    }
+    tokio::task::spawn_blocking(move || loaded.join()).await.map_err(|e| CliError::Failed(e.to_string()))
 }
 
 /// What the HTTP layer needs of the configuration.

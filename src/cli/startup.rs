@@ -5,17 +5,10 @@ use std::sync::Arc;
 use super::CliError;
 use super::banner::Phases;
 use crate::config::{Config, GenerationConfig};
-use crate::engine::EngineHandle;
 use crate::hub::{Hub, HubSettings, ModelRef, Progress, ResolvedModel};
-use crate::runtime;
+use crate::runtime::{Runtime, start};
 use crate::telemetry::Telemetry;
-use crate::text::{TextModel, TextOptions};
-
-/// A model that answers.
-pub(super) struct Loaded {
-    pub(super) engine: EngineHandle,
-    pub(super) text: Arc<TextModel>,
-}
+use crate::text::TextOptions;
 
 /// The model's files, downloaded if need be.
 pub(super) async fn find(model: Option<&str>, progress: &Progress) -> Result<ResolvedModel, CliError> {
@@ -23,27 +16,37 @@ pub(super) async fn find(model: Option<&str>, progress: &Progress) -> Result<Res
     Ok(Hub::new(HubSettings::from_env(), progress.clone()).resolve(&reference).await?)
 }
 
-/// Loads the model and starts its engine.
+/// Loads the model and starts its engine, on a thread of its own: it takes seconds and blocks.
 pub(super) async fn load(
     config: &Config,
     model: ResolvedModel,
-    telemetry: Arc<Telemetry>,
+    telemetry: Option<Arc<Telemetry>>,
     phases: &mut Phases,
-) -> Result<Loaded, CliError> {
+) -> Result<Runtime, CliError> {
     let engine = config.engine.clone();
-    let options = TextOptions {
+    let text = TextOptions {
         chat_template: config.chat_template.clone(),
         use_generation_config: config.generation_config == GenerationConfig::Auto,
     };
-    // Loading computes for a while: not on a thread that answers probes.
-    let started = tokio::task::spawn_blocking(move || {
-        runtime::start(&model.path, &engine, &options, Some(telemetry), &mut |_, _| {})
-    });
-    let started = started.await.map_err(|e| CliError::Failed(format!("loading the model failed: {e}")))?;
-    let started = started.map_err(|e| CliError::Failed(e.to_string()))?;
-    for phase in started.phases.iter() {
-        phases.record(phase.name, phase.time);
+    let progress = Progress::stderr();
+    let work = move || {
+        let mut bar = None;
+        let mut show = |done: usize, total: usize| {
+            bar.get_or_insert_with(|| progress.count("loading", total)).set_position(done as u64);
+        };
+        let runtime = start(&model.path, &engine, &text, telemetry, &mut show);
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        runtime
+    };
+    let runtime = match tokio::task::spawn_blocking(work).await {
+        Ok(runtime) => runtime.map_err(|e| CliError::Failed(e.to_string()))?,
+        Err(_) => return Err(CliError::Failed("loading the model failed unexpectedly; the log says where".to_owned())),
+    };
+    phases.done("loading");
+    for phase in runtime.phases.iter() {
+        phases.part(phase.name, phase.time);
     }
-    phases.done("load the model");
-    Ok(Loaded { engine: started.engine.clone(), text: started.text.clone() })
+    Ok(runtime)
 }

@@ -49,6 +49,18 @@ impl Progress {
         bar
     }
 
+    /// A bar for `total` steps, on a terminal only.
+    pub(crate) fn count(&self, text: &str, total: usize) -> ProgressBar {
+        let Some(bars) = self.bars.as_ref().filter(|bars| !bars.is_hidden()) else { return ProgressBar::hidden() };
+        let bar = bars.add(ProgressBar::new(total as u64));
+        bar.set_message(text.to_owned());
+        bar.set_style(
+            ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        bar
+    }
+
     /// A sign of life for work of unknown length.
     pub(super) fn spinner(&self, text: &str) -> ProgressBar {
         let Some(bars) = &self.bars else { return ProgressBar::hidden() };
