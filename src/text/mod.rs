@@ -31,3 +31,6 @@ pub use model::{TextModel, TextOptions};
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::{ChatTemplate, RenderOptions};
 pub use tokenizer::Tokenizer;
+
+#[cfg(test)]
+mod tests;

@@ -229,7 +229,7 @@ impl SentencePiece {
                 TokenType::UserDefined if token.bytes().all(|b| b == b' ') => {
                     model.add_piece(&token.replace(' ', SPACE), id, 1e6 - id as f32);
                 }
-                TokenType::UserDefined | TokenType::Control => {
+                TokenType::UserDefined | TokenType::Control | TokenType::Unknown => {
                     literals.push(token);
                     literal_ids.push(id);
                 }
@@ -239,7 +239,6 @@ impl SentencePiece {
                     })?;
                     model.add_byte(byte, id);
                 }
-                TokenType::Unknown => {}
                 TokenType::Normal => {
                     model.add_piece(token, id, if score.is_nan() { f32::MIN } else { score });
                 }

@@ -16,7 +16,7 @@ pub(super) fn register(env: &mut Environment<'static>) {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });
     env.add_filter("tojson", tojson);
-    env.add_filter("string", |value: Value| -> String { python::to_text(&value) });
+    env.add_filter("string", |state: &State, value: Value| python::to_text(&value, state));
 }
 
 /// Methods of Python's types: minijinja's, and `title` as Python does it (a letter after anything
@@ -36,8 +36,16 @@ pub(super) fn python_method(state: &mut State, value: &Value, name: &str, args: 
             }
             Ok(Value::from(title))
         }
+        (Some(text), "format", _) if has_wide_field(text) => {
+            Err(Error::new(ErrorKind::InvalidOperation, "format: a field is wider than is allowed"))
+        }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// A width of five digits, or one taken from an argument: padding isn't paid for in fuel.
+fn has_wide_field(format: &str) -> bool {
+    format.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4) || format.contains(":{")
 }
 
 /// Registers `strftime_now` with the given time.
@@ -60,10 +68,9 @@ fn tojson(state: &State, value: Value, indent: Option<usize>, kwargs: Kwargs) ->
     let separators = kwargs.get::<Option<Vec<String>>>("separators")?;
     kwargs.assert_all_used()?;
     let style = python::JsonStyle::new(indent, separators, ensure_ascii, sort_keys);
-    let text = python::to_json(&value, &style)?;
-    // Walking the value is work that the engine can't see.
-    state.consume_fuel(text.len() as u64 / 16)?;
-    Ok(text)
+    let mut writer = python::JsonWriter { style, state, out: String::new() };
+    writer.write(&value, 0)?;
+    Ok(writer.out)
 }
 
 /// Turns `{% generation %}` blocks, which only mark text for training, into blocks without effect,

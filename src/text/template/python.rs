@@ -10,49 +10,57 @@ use serde_json::Value as Json;
 const MAX_DEPTH: usize = 100;
 
 /// Prints a value in `{{ }}`.
-pub(super) fn format_value(out: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {
+pub(super) fn format_value(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.as_str() {
         Some(text) => out.write_str(text),
-        None => out.write_str(&to_text(value)),
+        None => out.write_str(&to_text(value, state)?),
     }
     .map_err(Error::from)
 }
 
 /// Python's `str(value)`.
-pub(super) fn to_text(value: &Value) -> String {
+///
+/// # Errors
+/// Out of fuel: a value may be a lazy sequence far longer than any memory.
+pub(super) fn to_text(value: &Value, state: &State) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
-        return text.to_owned();
+        return Ok(text.to_owned());
     }
     let mut out = String::new();
-    write_repr(&mut out, value, 0);
-    out
+    write_repr(&mut out, value, state, 0)?;
+    Ok(out)
 }
 
-fn write_repr(out: &mut String, value: &Value, depth: usize) {
+fn write_repr(out: &mut String, value: &Value, state: &State, depth: usize) -> Result<(), Error> {
+    state.consume_fuel(1)?;
     if depth > MAX_DEPTH {
         out.push_str("...");
-        return;
+        return Ok(());
     }
     match value.kind() {
         ValueKind::Undefined => {}
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
-        ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default()),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            state.consume_fuel(text.len() as u64 / 64)?;
+            write_quoted(out, text);
+        }
         ValueKind::Seq => {
             out.push('[');
-            for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
+            for (i, item) in value.try_iter()?.enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
-                write_repr(out, &item, depth + 1);
+                write_repr(out, &item, state, depth + 1)?;
             }
             out.push(']');
         }
         ValueKind::Map => {
             out.push('{');
-            for (i, key) in value.try_iter().into_iter().flatten().enumerate() {
+            for (i, key) in value.try_iter()?.enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
-                write_repr(out, &key, depth + 1);
+                write_repr(out, &key, state, depth + 1)?;
                 out.push_str(": ");
-                write_repr(out, &value.get_item(&key).unwrap_or_default(), depth + 1);
+                write_repr(out, &value.get_item(&key)?, state, depth + 1)?;
             }
             out.push('}');
         }
@@ -60,6 +68,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) {
             let _ = write!(out, "{value}");
         }
     }
+    Ok(())
 }
 
 /// Single quotes unless the text has some and no double ones.
@@ -103,62 +112,73 @@ impl JsonStyle {
     }
 }
 
-/// `json.dumps(value)`.
-///
-/// # Errors
-/// A value that JSON can't hold, or one nested too deep.
-pub(super) fn to_json(value: &Value, style: &JsonStyle) -> Result<String, Error> {
-    let mut out = String::new();
-    write_json(&mut out, value, style, 0)?;
-    Ok(out)
+/// Writes one value as `json.dumps` does, paying fuel for every item.
+pub(super) struct JsonWriter<'a, 'env, 'source> {
+    pub(super) style: JsonStyle,
+    pub(super) state: &'a State<'env, 'source>,
+    pub(super) out: String,
 }
 
-fn write_json(out: &mut String, value: &Value, style: &JsonStyle, depth: usize) -> Result<(), Error> {
-    if depth > MAX_DEPTH {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: the value is nested too deep"));
-    }
-    match value.kind() {
-        ValueKind::None => out.push_str("null"),
-        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-        ValueKind::String => write_json_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii),
-        ValueKind::Number => {
-            let _ = write!(out, "{value}");
+impl JsonWriter<'_, '_, '_> {
+    /// Appends a value that stands `depth` containers deep.
+    ///
+    /// # Errors
+    /// A value that JSON can't hold, one nested too deep, or out of fuel.
+    pub(super) fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.state.consume_fuel(1)?;
+        if depth > MAX_DEPTH {
+            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: the value is nested too deep"));
         }
-        ValueKind::Seq | ValueKind::Iterable => {
-            let mut empty = true;
-            out.push('[');
-            for item in value.try_iter()? {
-                separate(out, !empty, style, depth + 1);
-                write_json(out, &item, style, depth + 1)?;
-                empty = false;
+        match value.kind() {
+            ValueKind::None => self.out.push_str("null"),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::String => self.write_string(value.as_str().unwrap_or_default())?,
+            ValueKind::Number => {
+                let _ = write!(self.out, "{value}");
             }
-            close(out, empty, style, depth);
-            out.push(']');
+            ValueKind::Seq | ValueKind::Iterable => {
+                let mut empty = true;
+                self.out.push('[');
+                for item in value.try_iter()? {
+                    separate(&mut self.out, !empty, &self.style, depth + 1);
+                    self.write(&item, depth + 1)?;
+                    empty = false;
+                }
+                close(&mut self.out, empty, &self.style, depth);
+                self.out.push(']');
+            }
+            ValueKind::Map => self.write_map(value, depth)?,
+            kind => {
+                let message = format!("tojson: a value of type {kind} can't be written as JSON");
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
+            }
         }
-        ValueKind::Map => write_json_map(out, value, style, depth)?,
-        kind => {
-            let message = format!("tojson: a value of type {kind} can't be written as JSON");
-            return Err(Error::new(ErrorKind::InvalidOperation, message));
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn write_json_map(out: &mut String, map: &Value, style: &JsonStyle, depth: usize) -> Result<(), Error> {
-    let mut keys: Vec<Value> = map.try_iter()?.collect();
-    if style.sort_keys {
-        keys.sort();
+    fn write_map(&mut self, map: &Value, depth: usize) -> Result<(), Error> {
+        let mut keys: Vec<Value> = map.try_iter()?.collect();
+        if self.style.sort_keys {
+            keys.sort();
+        }
+        self.out.push('{');
+        for (i, key) in keys.iter().enumerate() {
+            separate(&mut self.out, i > 0, &self.style, depth + 1);
+            let name = to_text(key, self.state)?;
+            self.write_string(&name)?;
+            self.out.push_str(&self.style.key);
+            self.write(&map.get_item(key)?, depth + 1)?;
+        }
+        close(&mut self.out, keys.is_empty(), &self.style, depth);
+        self.out.push('}');
+        Ok(())
     }
-    out.push('{');
-    for (i, key) in keys.iter().enumerate() {
-        separate(out, i > 0, style, depth + 1);
-        write_json_string(out, &to_text(key), style.ensure_ascii);
-        out.push_str(&style.key);
-        write_json(out, &map.get_item(key)?, style, depth + 1)?;
+
+    fn write_string(&mut self, text: &str) -> Result<(), Error> {
+        self.state.consume_fuel(text.len() as u64 / 16)?;
+        write_json_string(&mut self.out, text, self.style.ensure_ascii);
+        Ok(())
     }
-    close(out, keys.is_empty(), style, depth);
-    out.push('}');
-    Ok(())
 }
 
 fn separate(out: &mut String, comma: bool, style: &JsonStyle, depth: usize) {
