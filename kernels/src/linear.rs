@@ -3,7 +3,7 @@
 //! `y[rows, out] = x[rows, in] W^T + bias`. Block-quantised weights stay as small as in the file. With
 //! `Precision::Int8` the activations are rounded to 8 bits a block of 32 and dot products are integer; with
 //! `Precision::F32` tiles are dequantised as they are used. Dense weights are always multiplied in f32.
-//! A row's result is bit-identical whatever the other rows, the tiling and the number of threads.
+//! (`packed` has the errors.) A row's result is bit-identical whatever the other rows, the tiling and the number of threads.
 
 use std::ops::Range;
 
@@ -15,6 +15,7 @@ use crate::packed::buffer::Buffer;
 use crate::packed::kernel::{self, Args, Set, Sink};
 use crate::packed::layout::{Geometry, TILE};
 use crate::packed::pack;
+use crate::pool::DisjointMut;
 
 /// A weight matrix as its file has it: `rows x cols` = outputs x inputs, row-major, little-endian, no padding.
 #[derive(Clone, Copy, Debug)]
@@ -144,26 +145,11 @@ fn part_size(ty: WeightType, rows: usize, cols: usize) -> Result<(Geometry, usiz
     Ok((geometry, bytes))
 }
 
-/// A pointer that tiles of work share; each writes its own range.
-struct Shared<T>(*mut T);
-// SAFETY: only a pointer; every use states why its range is its own.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    /// # Safety
-    /// `start..start + len` lies in the allocation and nobody else touches it meanwhile.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
-        // SAFETY: by the caller.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
-}
-
 fn pack_part(cpu: &Cpu, part: &Part, view: &MatrixView, buffer: &mut Buffer) {
     let row_bytes = view.data.len() / view.rows;
     let size = part.geometry.tile_bytes;
     let start = part.at;
-    let target = Shared(buffer.bytes_mut().as_mut_ptr());
+    let target = DisjointMut::new(buffer.bytes_mut());
     cpu.pool.run(part.geometry.tiles, &|tile| {
         let first = tile * TILE;
         let mut rows: [&[u8]; TILE] = [&[]; TILE];
@@ -171,7 +157,7 @@ fn pack_part(cpu: &Cpu, part: &Part, view: &MatrixView, buffer: &mut Buffer) {
         for (r, row) in rows[..count].iter_mut().enumerate() {
             *row = &view.data[(first + r) * row_bytes..][..row_bytes];
         }
-        // SAFETY: the buffer holds all tiles of all parts, and this one is written here only.
+        // SAFETY: tiles don't overlap, and each is packed once.
         let out = unsafe { target.slice(start + tile * size, size) };
         pack::pack_tile(part.ty, &part.geometry, &rows[..count], out);
     });
@@ -205,11 +191,11 @@ impl LinearScratch {
         const PER_TASK: usize = 32 * 1024;
         let rows = x.len() / cols;
         let rows_per_task = (PER_TASK / cols).max(1);
-        let (q, blocks) = (Shared(self.q.as_mut_ptr()), Shared(self.blocks.as_mut_ptr()));
+        let (q, blocks) = (DisjointMut::new(&mut self.q), DisjointMut::new(&mut self.blocks));
         let task = |i: usize| {
             let start = i * rows_per_task * cols;
             let len = (rows_per_task * cols).min(x.len() - start);
-            // SAFETY: both buffers cover all of x and tasks are disjoint.
+            // SAFETY: tasks cut x, and with it both buffers, into disjoint ranges.
             let (q, blocks) = unsafe { (q.slice(start, len), blocks.slice(start / 32, len / 32)) };
             activation::quantize_on(cpu.isa.min(Isa::detect()), &x[start..start + len], q, blocks);
         };
@@ -243,7 +229,7 @@ pub fn linear(
         scratch.quantize(cpu, x, w.inputs);
     }
     let product =
-        Product { w, x, scratch, y: Shared(y.as_mut_ptr()), accumulate, int8, isa: cpu.isa.min(Isa::detect()) };
+        Product { w, x, scratch, y: Results(y.as_mut_ptr()), accumulate, int8, isa: cpu.isa.min(Isa::detect()) };
     let plan = Plan::new(w, rows, cpu.pool.threads(), int8);
     cpu.pool.run(plan.tasks(), &|task| product.task(&plan, task));
     Ok(())
@@ -278,12 +264,17 @@ impl Plan {
     }
 }
 
+/// The start of y, which tasks share: each writes some outputs of some rows, never two the same.
+struct Results(*mut f32);
+// SAFETY: only a pointer; `Product::sweep` states why what it writes is its own.
+unsafe impl Sync for Results {}
+
 /// The operands that all tasks share.
 struct Product<'a> {
     w: &'a Linear,
     x: &'a [f32],
     scratch: &'a LinearScratch,
-    y: Shared<f32>,
+    y: Results,
     accumulate: bool,
     int8: bool,
     isa: Isa,
@@ -347,6 +338,11 @@ impl Product<'_> {
         while t < tiles.end {
             let variants = set.of(self.x.len() / inputs, tiles.end - t);
             let output = part.first_output + t * TILE;
+            // Each call fetches its share of the next tiles.
+            let pair = variants[0].tiles * block.tile_bytes;
+            let calls = rows.len().div_ceil(variants[0].rows);
+            let more = rows.len() > 1 && t + variants[0].tiles < tiles.end;
+            let ahead_lines = if more { pair.div_ceil(calls * (inputs * 2).max(64)).min(4) } else { 0 };
             let mut row = rows.start;
             while row < rows.end {
                 let last = variants[variants.len() - 1];
@@ -363,6 +359,11 @@ impl Product<'_> {
                         x: self.x.as_ptr().add(row * inputs),
                         q: self.scratch.q.as_ptr().wrapping_add(row * inputs),
                         blocks: self.scratch.blocks.as_ptr().wrapping_add(row * inputs / 32),
+                        ahead: block
+                            .tile
+                            .wrapping_add((t - tiles.start) * block.tile_bytes + pair)
+                            .wrapping_add((row - rows.start) / variants[0].rows * ahead_lines * inputs * 2),
+                        ahead_lines,
                         sink: Sink {
                             y: self.y.0.add(row * outputs + output),
                             stride: outputs,

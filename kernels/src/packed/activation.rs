@@ -3,7 +3,7 @@
 use crate::device::Isa;
 
 /// Scale and sums of 32 rounded values.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub(crate) struct ActBlock {
     /// Value of one step.
@@ -16,6 +16,21 @@ pub(crate) struct ActBlock {
     pub(crate) neg_hi: i32,
 }
 
+impl ActBlock {
+    /// From the sums of both halves.
+    #[inline(always)]
+    fn new(scale: f32, low: i32, high: i32) -> Self {
+        let sum = low + high;
+        Self { scale, sum: scale * sum as f32, neg: -sum, neg_hi: -high }
+    }
+}
+
+/// Value of a step for the largest magnitude, and its inverse; zeros if all values are next to nothing.
+#[inline(always)]
+fn steps(max: f32) -> (f32, f32) {
+    if max < 1e-30 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) }
+}
+
 /// Rounds whole blocks of 32; `q` is as long as `x`. NaN and infinity make the block's scale NaN or infinite.
 #[inline(always)]
 pub(crate) fn quantize(x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
@@ -25,23 +40,17 @@ pub(crate) fn quantize(x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
         // Positive floats compare like their bits, and NaN is above all of them.
         let bits = x.iter().fold(0, |max: u32, v| max.max(v.to_bits() & 0x7fff_ffff));
         let max = f32::from_bits(bits);
-        let tiny = max < 1e-30;
-        let inverse = if tiny { 0.0 } else { 127.0 / max };
+        let (scale, inverse) = steps(max);
         let mut sums = [0; 2];
-        for h in 0..2 {
-            for i in 16 * h..16 * h + 16 {
-                let value = (x[i] * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i8;
-                q[i] = value;
-                sums[h] += i32::from(value);
-            }
+        for (i, (x, q)) in x.iter().zip(q).enumerate() {
+            *q = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i8;
+            sums[i / 16] += i32::from(*q);
         }
-        let scale = if tiny { 0.0 } else { max / 127.0 };
-        let sum = sums[0] + sums[1];
-        *block = ActBlock { scale, sum: scale * sum as f32, neg: -sum, neg_hi: -sums[1] };
+        *block = ActBlock::new(scale, sums[0], sums[1]);
     }
 }
 
-/// `quantize` compiled for an instruction set that is present; results are the same on all.
+/// `quantize` with an instruction set that is present; finite values give the same results on all.
 pub(crate) fn quantize_on(isa: Isa, x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
     match isa {
         // SAFETY: `Cpu` never has an instruction set that the machine lacks.
@@ -54,10 +63,32 @@ pub(crate) fn quantize_on(isa: Isa, x: &[f32], q: &mut [i8], blocks: &mut [ActBl
     }
 }
 
+/// `quantize` by hand: compilers leave the reductions scalar.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn quantize_avx512(x: &[f32], q: &mut [i8], blocks: &mut [ActBlock]) {
-    quantize(x, q, blocks);
+    use std::arch::x86_64::*;
+    let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+    for ((x, q), block) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0).zip(blocks) {
+        // SAFETY: both halves are inside the 32 values.
+        let (a, b) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))) };
+        let a_bits = _mm512_and_si512(_mm512_castps_si512(a), magnitude);
+        let b_bits = _mm512_and_si512(_mm512_castps_si512(b), magnitude);
+        let max = f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(a_bits, b_bits)));
+        let (scale, inverse) = steps(max);
+        let inverse = _mm512_set1_ps(inverse);
+        let low = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)));
+        let high = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)));
+        let values = _mm256_set_m128i(high, low);
+        // SAFETY: 32 bytes.
+        unsafe { _mm256_storeu_si256(q.as_mut_ptr().cast(), values) };
+        // Each 128-bit lane sums one half.
+        let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), values);
+        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
+        let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+        let (sum, hi) = (_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums));
+        *block = ActBlock::new(scale, sum, hi);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -82,6 +113,19 @@ mod tests {
         assert_eq!(q[0], -127);
         assert_eq!(block.neg, -q.iter().map(|&v| i32::from(v)).sum::<i32>());
         assert_eq!(block.neg_hi, -q[16..].iter().map(|&v| i32::from(v)).sum::<i32>());
+    }
+
+    #[test]
+    fn instruction_sets_agree() {
+        let x = crate::packed::testing::Rng::new(11).normals(64 * 32);
+        let run = |isa| {
+            let (mut q, mut blocks) = (vec![0i8; x.len()], vec![ActBlock::default(); 64]);
+            quantize_on(isa, &x, &mut q, &mut blocks);
+            (q, blocks)
+        };
+        for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| isa <= Isa::detect()) {
+            assert_eq!(run(isa), run(Isa::Portable), "{isa:?}");
+        }
     }
 
     #[test]

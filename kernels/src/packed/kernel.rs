@@ -21,6 +21,9 @@ pub(crate) struct Args {
     pub(crate) q: *const i8,
     /// Its scales, `cols / 32` a row.
     pub(crate) blocks: *const ActBlock,
+    /// Weights that a later call reads: worth fetching, `ahead_lines` lines of 64 bytes a block. Only a hint.
+    pub(crate) ahead: *const u8,
+    pub(crate) ahead_lines: usize,
     /// Where results go.
     pub(crate) sink: Sink,
 }
