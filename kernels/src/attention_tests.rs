@@ -227,14 +227,17 @@ fn a_rows_bits_do_not_depend_on_chunks_batch_blocks_or_threads() {
 
 #[test]
 fn a_long_decode_is_split_and_keeps_its_bits() {
-    let mut world = World::new(shape((4, 1), (32, 32)), KvDtype::F16, &[3000, 20], 6);
     let steps = [vec![(0, 2999), (1, 19)], vec![(0, 1), (1, 1)]];
-    for cpu in cpus() {
-        let whole = world.whole(&cpu);
-        world.deal_blocks(&[3000, 20], 7);
-        for threads in [1, 2, 3] {
-            let other = Cpu { isa: cpu.isa, ..Cpu::new(threads) };
-            assert_eq!(world.run(&other, &steps), whole);
+    // One head: a decode step is a register tile of one query, a prompt has tiles of six.
+    for heads in [(4, 1), (1, 1)] {
+        let mut world = World::new(shape(heads, (32, 40)), KvDtype::F16, &[3000, 20], 6);
+        for cpu in cpus() {
+            let whole = world.whole(&cpu);
+            world.deal_blocks(&[3000, 20], 7);
+            for threads in [1, 2, 3] {
+                let other = Cpu { isa: cpu.isa, ..Cpu::new(threads) };
+                assert_eq!(world.run(&other, &steps), whole);
+            }
         }
     }
 }
