@@ -28,7 +28,20 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
     ("hub", &["types", "telemetry", "config"], &["sconce_models"]),
     (
         "cli",
-        &["types", "telemetry", "kv", "scheduler", "runner", "sampler", "engine", "text", "http", "config", "hub", "runtime"],
+        &[
+            "types",
+            "telemetry",
+            "kv",
+            "scheduler",
+            "runner",
+            "sampler",
+            "engine",
+            "text",
+            "http",
+            "config",
+            "hub",
+            "runtime",
+        ],
         &["sconce_kernels", "sconce_models"],
     ),
 ];

@@ -10,7 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 
 use super::aliases::{Alias, KnownFile, Wheel};
@@ -85,8 +85,13 @@ impl Mirror {
         };
         match cut {
             Some(n) => {
-                let chunks = [Ok(Bytes::from(rest[..n].to_vec())), Err(std::io::Error::other("cut"))];
-                (status, headers, Body::from_stream(stream::iter(chunks))).into_response()
+                let sent = stream::once(std::future::ready(Ok(Bytes::from(rest[..n].to_vec()))));
+                // Being asked again means that the server has flushed what it has.
+                let cut = stream::once(async {
+                    tokio::task::yield_now().await;
+                    Err(std::io::Error::other("cut"))
+                });
+                (status, headers, Body::from_stream(sent.chain(cut))).into_response()
             }
             None => (status, headers, rest).into_response(),
         }
