@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,14 +24,39 @@ pub(super) struct IoLimits {
     pub(super) write: Duration,
 }
 
-/// True while a request of the connection is being answered; set by the service.
-pub(super) type Answering = Arc<AtomicBool>;
+/// Where a connection is between requests and answers; kept by the service.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    answering: AtomicBool,
+    requests: AtomicU64,
+}
+
+impl Progress {
+    /// A request came; its answer is complete when the guard is dropped.
+    pub(super) fn answering(self: &Arc<Self>) -> Answering {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        self.answering.store(true, Ordering::Release);
+        Answering(self.clone())
+    }
+}
+
+/// An answer under way.
+#[derive(Debug)]
+pub(super) struct Answering(Arc<Progress>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.store(false, Ordering::Release);
+    }
+}
 
 /// The socket.
 pub(super) struct LimitedIo {
     socket: TcpStream,
     limits: IoLimits,
-    answering: Answering,
+    progress: Arc<Progress>,
+    /// Requests seen at the last read.
+    requests: u64,
     /// Runs while a head is awaited or arriving.
     read_timer: Option<Pin<Box<Sleep>>>,
     head_begun: bool,
@@ -40,10 +65,10 @@ pub(super) struct LimitedIo {
 }
 
 impl LimitedIo {
-    pub(super) fn new(socket: TcpStream, limits: IoLimits, answering: Answering) -> Self {
+    pub(super) fn new(socket: TcpStream, limits: IoLimits, progress: Arc<Progress>) -> Self {
         // The first head counts from the connection's start: no idle time before it.
         let read_timer = Some(Box::pin(sleep_until(Instant::now() + limits.head)));
-        Self { socket, limits, answering, read_timer, head_begun: true, write_timer: None }
+        Self { socket, limits, progress, requests: 0, read_timer, head_begun: true, write_timer: None }
     }
 
     /// An error once the head is late.
@@ -70,8 +95,11 @@ impl LimitedIo {
 
 impl AsyncRead for LimitedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        let answering = self.answering.load(Ordering::Acquire);
-        if answering {
+        let answering = self.progress.answering.load(Ordering::Acquire);
+        let requests = self.progress.requests.load(Ordering::Acquire);
+        if self.requests != requests {
+            // The head that was awaited is complete.
+            self.requests = requests;
             self.read_timer = None;
             self.head_begun = false;
         }

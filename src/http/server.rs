@@ -2,7 +2,6 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::app::App;
-use super::io::{Answering, IoLimits, LimitedIo};
+use super::io::{Answering, IoLimits, LimitedIo, Progress};
 use super::lifecycle::State;
 use super::routes::serve_request;
+use crate::telemetry::Telemetry;
 
 /// What the owner of the process wants of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,12 +93,12 @@ impl Connections {
             let Ok(place) = self.places.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((socket, _)) => {
+                    let counted = OpenConnection::new(self.app.telemetry.clone());
                     let connection = connection(socket, self.app.clone(), self.close.clone());
                     self.tasks.spawn(async move {
                         connection.await;
-                        drop(place);
+                        drop((counted, place));
                     });
-                    self.app.telemetry.open_connections(self.tasks.len());
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: wait for some to be freed.
@@ -128,14 +128,30 @@ impl Connections {
     }
 }
 
+/// Counts a connection while it is open.
+struct OpenConnection(Arc<Telemetry>);
+
+impl OpenConnection {
+    fn new(telemetry: Arc<Telemetry>) -> Self {
+        telemetry.connection_opened();
+        Self(telemetry)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
+}
+
 /// Serves one connection to its end.
 async fn connection(socket: TcpStream, app: Arc<App>, close: CancellationToken) {
     // Tokens are small and each must go out at once. A socket that can't is closed already.
     let _ = socket.set_nodelay(true);
     let config = &app.config;
-    let answering = Answering::default();
+    let progress = Arc::<Progress>::default();
     let limits = IoLimits { head: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
-    let io = TokioIo::new(LimitedIo::new(socket, limits, answering.clone()));
+    let io = TokioIo::new(LimitedIo::new(socket, limits, progress.clone()));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -143,7 +159,7 @@ async fn connection(socket: TcpStream, app: Arc<App>, close: CancellationToken) 
         .max_headers(config.max_header_fields)
         .max_header_size(config.max_header_bytes)
         .max_buf_size(config.max_header_bytes.max(64 << 10));
-    let service = service_fn(|request| answer(app.clone(), request, answering.clone()));
+    let service = service_fn(|request| answer(app.clone(), request, progress.clone()));
     let mut served = pin!(builder.serve_connection(io, service));
     let result = tokio::select! {
         result = served.as_mut() => result,
@@ -161,17 +177,17 @@ async fn connection(socket: TcpStream, app: Arc<App>, close: CancellationToken) 
 async fn answer(
     app: Arc<App>,
     request: Request<Incoming>,
-    answering: Answering,
+    progress: Arc<Progress>,
 ) -> Result<Response, std::convert::Infallible> {
-    let busy = Busy::new(answering);
+    let answering = progress.answering();
     let response = serve_request(app, request).await?;
-    Ok(response.map(|body| Body::new(Guarded { body, _busy: busy })))
+    Ok(response.map(|body| Body::new(Guarded { body, _answering: answering })))
 }
 
 /// A body that knows when it has been given away.
 struct Guarded {
     body: Body,
-    _busy: Busy,
+    _answering: Answering,
 }
 
 impl hyper::body::Body for Guarded {
@@ -188,20 +204,5 @@ impl hyper::body::Body for Guarded {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-struct Busy(Answering);
-
-impl Busy {
-    fn new(answering: Answering) -> Self {
-        answering.store(true, Ordering::Release);
-        Self(answering)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }

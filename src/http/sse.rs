@@ -26,6 +26,8 @@ pub(super) struct EventStream<F> {
 
 impl<F: Format> EventStream<F> {
     pub(super) fn new(generation: Generation, format: F, options: Streaming, every: Duration) -> Self {
+        // A timer can't tick all the time.
+        let every = every.max(Duration::from_millis(1));
         let mut heartbeat = interval_at(Instant::now() + every, every);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { generation, format, options, heartbeat, ready: VecDeque::new(), done: false }

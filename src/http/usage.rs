@@ -1,8 +1,10 @@
-//! Token counts as the API writes them.
+//! Parts of answers that both endpoints write alike: token counts, ends, log-probabilities of prompts.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::generate::Usage;
+use super::generate::{Prompt, Usage, finite};
+use super::text::{TextService, token_display};
+use crate::types::{FinishReason, TokenLogprobs};
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct UsageBody {
@@ -41,9 +43,9 @@ pub(super) fn chunk_usage(include: bool, continuous: bool, usage: Usage) -> Opti
 }
 
 /// The word of the API for the end of a choice.
-pub(super) fn finish_word(reason: crate::types::FinishReason) -> &'static str {
+pub(super) fn finish_word(reason: FinishReason) -> &'static str {
     match reason {
-        crate::types::FinishReason::Length => "length",
+        FinishReason::Length => "length",
         _ => "stop",
     }
 }
@@ -53,21 +55,49 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// Log-probabilities of prompt tokens in vLLM's shape: null for the first token, then maps from
-/// token id to log-probability, rank and text.
-pub(super) fn prompt_logprobs(
-    prompt: &super::generate::Prompt,
-    text: &dyn super::text::TextService,
-) -> Vec<Option<serde_json::Map<String, serde_json::Value>>> {
-    use super::generate::finite;
-    let describe = |token: u32, logprob: f32, rank: u32| {
-        let shown = super::text::token_display(&text.token_bytes(token));
-        let value = serde_json::json!({"logprob": finite(logprob), "rank": rank, "decoded_token": shown});
-        (token.to_string(), value)
+/// A JSON object whose members keep their order, and whose numbers their width.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Members<V>(pub(super) Vec<(String, V)>);
+
+impl<V: Serialize> Serialize for Members<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl<V> Members<V> {
+    /// Adds a member unless there is one of that name.
+    pub(super) fn add(&mut self, name: String, value: V) {
+        if self.0.iter().all(|(known, _)| *known != name) {
+            self.0.push((name, value));
+        }
+    }
+}
+
+/// A prompt token in vLLM's shape.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct PromptToken {
+    logprob: f32,
+    rank: u32,
+    decoded_token: String,
+}
+
+/// For each prompt token (null for the first) it and its alternatives by token id.
+pub(super) type PromptLogprobs = Vec<Option<Members<PromptToken>>>;
+
+/// Log-probabilities of a prompt in vLLM's shape.
+pub(super) fn prompt_logprobs(prompt: &Prompt, text: &dyn TextService) -> PromptLogprobs {
+    let token = |id: u32, logprob: f32, rank: u32| {
+        let decoded_token = token_display(&text.token_bytes(id));
+        (id.to_string(), PromptToken { logprob: finite(logprob), rank, decoded_token })
     };
-    let map = |l: &crate::types::TokenLogprobs| {
-        let top = l.top.iter().zip(1..).map(|(t, rank)| describe(t.token, t.logprob, rank));
-        std::iter::once(describe(l.token, l.logprob, l.rank)).chain(top).collect()
+    let members = |l: &TokenLogprobs| {
+        let mut members = Members(vec![token(l.token, l.logprob, l.rank)]);
+        for (top, rank) in l.top.iter().zip(1..) {
+            let (name, value) = token(top.token, top.logprob, rank);
+            members.add(name, value);
+        }
+        members
     };
-    prompt.logprobs.iter().map(|l| l.as_ref().map(map)).collect()
+    prompt.logprobs.iter().map(|l| l.as_ref().map(members)).collect()
 }

@@ -309,9 +309,14 @@ impl Telemetry {
         self.draining.set(1.0);
     }
 
-    /// Sets the number of open connections.
-    pub fn open_connections(&self, n: usize) {
-        self.open_connections.set(n as f64);
+    /// A client connected.
+    pub fn connection_opened(&self) {
+        self.open_connections.add(1.0);
+    }
+
+    /// A connection ended.
+    pub fn connection_closed(&self) {
+        self.open_connections.add(-1.0);
     }
 
     /// One HTTP response. `route` is a pattern of the route table; `code` one of the server's statuses.

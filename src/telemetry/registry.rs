@@ -23,6 +23,10 @@ impl Gauge {
     pub(super) fn set(&self, value: f64) {
         self.0.iter().for_each(|g| g.set(value));
     }
+
+    pub(super) fn add(&self, value: f64) {
+        self.0.iter().for_each(|g| g.increment(value));
+    }
 }
 
 impl Histogram {

@@ -251,8 +251,8 @@ async fn chat_logprobs_have_all_keys_and_their_bytes_are_the_text() {
     assert_eq!(logprobs["refusal"], Value::Null);
     let content = logprobs["content"].as_array().unwrap();
     assert_eq!(logprob_bytes(&logprobs["content"]), "Hé!".as_bytes());
-    let first = json!({"token": "H", "logprob": -0.72_f32, "bytes": [72], "top_logprobs": [
-        {"token": "H", "logprob": -0.72_f32, "bytes": [72]}, {"token": "I", "logprob": -1.73_f32, "bytes": [73]}]});
+    let first = json!({"token": "H", "logprob": -0.72, "bytes": [72], "top_logprobs": [
+        {"token": "H", "logprob": -0.72, "bytes": [72]}, {"token": "I", "logprob": -1.72, "bytes": [73]}]});
     assert_eq!(content[0], first);
     assert_eq!(content[1]["token"], "bytes:\\xc3");
 }
@@ -283,8 +283,8 @@ async fn an_echoed_and_scored_prompt_as_evaluation_harnesses_want_it() {
     .await;
     let choice = &response.json()["choices"][0];
     assert_eq!((&choice["text"], &choice["finish_reason"]), (&json!("abc"), &json!("length")));
-    let expected = json!({"tokens": ["a", "b", "c"], "token_logprobs": [null, -0.98_f32, -0.99_f32],
-        "top_logprobs": [null, {"b": -0.98_f32}, {"c": -0.99_f32}], "text_offset": [0, 1, 2]});
+    let expected = json!({"tokens": ["a", "b", "c"], "token_logprobs": [null, -0.98, -0.99],
+        "top_logprobs": [null, {"b": -0.98}, {"c": -0.99}], "text_offset": [0, 1, 2]});
     assert_eq!(choice["logprobs"], expected);
     // Nothing generated: the prompt alone is scored.
     let body = json!({"prompt": "ab", "echo": true, "logprobs": 0, "max_tokens": 0});
@@ -297,7 +297,7 @@ async fn an_echoed_and_scored_prompt_as_evaluation_harnesses_want_it() {
     .await;
     let choice = &response.json()["choices"][0];
     assert_eq!(choice["text"], "ab");
-    assert_eq!(choice["logprobs"]["token_logprobs"], json!([null, -0.97_f32, -0.98_f32]));
+    assert_eq!(choice["logprobs"]["token_logprobs"], json!([null, -0.97, -0.98]));
 }
 
 #[tokio::test]
@@ -323,7 +323,7 @@ async fn prompt_logprobs_in_vllms_shape() {
     .await;
     let lists = &response.json()["prompt_logprobs"];
     assert_eq!(lists[0], Value::Null);
-    assert_eq!(lists[1]["117"], json!({"logprob": -1.17_f32, "rank": 1, "decoded_token": "u"}));
+    assert_eq!(lists[1]["117"], json!({"logprob": -1.17, "rank": 1, "decoded_token": "u"}));
 }
 
 #[tokio::test]

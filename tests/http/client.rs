@@ -123,6 +123,18 @@ impl Connection {
         response
     }
 
+    /// The answer if it is no 200. Takes nothing off the connection before it is sure.
+    pub async fn refusal(&mut self) -> Response {
+        const OK: &[u8] = b"HTTP/1.1 200 ";
+        while self.buffer.len() < OK.len() {
+            assert!(self.more().await, "closed without an answer");
+        }
+        if self.buffer.starts_with(OK) {
+            return std::future::pending().await;
+        }
+        self.response().await
+    }
+
     /// One chunk of a chunked body; `None` for the last.
     pub async fn chunk(&mut self) -> Option<Vec<u8>> {
         let size = self.until("\r\n").await;

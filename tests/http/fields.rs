@@ -35,19 +35,15 @@ async fn refused(server: &Server, path: &str, field: &str, value: Value, param: 
 
 async fn passes(server: &mut Server, path: &str, field: &str, value: Value) {
     let mut connection = send(server.addr, post(path, &body(path, field, value.clone()))).await;
-    let response = tokio::select! {
-        added = server.engine.added() => {
-            added.started(0);
-            for choice in 0..added.request.num_choices {
-                added.eos(choice);
-            }
-            // Kept until the answer is read.
-            let response = connection.response().await;
-            drop(added);
-            response
-        }
-        response = async { connection.response().await }, if false => response,
+    let added = tokio::select! {
+        added = server.engine.added() => added,
+        response = connection.refusal() => panic!("{path} {field}: {value} -> {}", response.body),
     };
+    added.started(0);
+    for choice in 0..added.request.num_choices {
+        added.eos(choice);
+    }
+    let response = connection.response().await;
     assert_eq!(response.status, 200, "{path} {field}: {value} -> {}", response.body);
 }
 
@@ -128,9 +124,8 @@ async fn wrong_types_name_the_field() {
     for path in [CHAT, COMPLETIONS] {
         for (fields, fitting) in kinds {
             for field in fields {
-                for (i, sample) in samples.iter().enumerate().filter(|(i, _)| !fitting.contains(i)) {
+                for (_, sample) in samples.iter().enumerate().filter(|(i, _)| !fitting.contains(i)) {
                     refused(&server, path, field, sample.clone(), field).await;
-                    assert!(i < samples.len());
                 }
                 passes(&mut server, path, field, Value::Null).await;
             }
@@ -313,8 +308,10 @@ async fn what_cannot_be_honoured_is_refused_and_neutral_values_pass() {
             passes(&mut server, path, field, value.clone()).await;
         }
     }
-    for (field, value) in [("suffix", json!("")), ("echo", json!(false)), ("prompt", json!([[97], [98]]).take())] {
-        passes(&mut server, COMPLETIONS, field, if value.is_null() { json!([97]) } else { value }).await;
+    for (field, value) in
+        [("suffix", json!("")), ("echo", json!(false)), ("prompt", json!([97])), ("logprobs", Value::Null)]
+    {
+        passes(&mut server, COMPLETIONS, field, value).await;
     }
     refused(&server, CHAT, "chat_template_kwargs", json!({"loop": 1}), "chat_template_kwargs.loop").await;
 }

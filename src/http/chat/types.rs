@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::http::usage::UsageBody;
+use crate::http::usage::{PromptLogprobs, UsageBody};
 
 #[derive(Serialize)]
 pub(super) struct ChatCompletion<'a> {
@@ -14,7 +14,7 @@ pub(super) struct ChatCompletion<'a> {
     pub(super) choices: Vec<ChatChoice>,
     pub(super) usage: UsageBody,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) prompt_logprobs: Option<Vec<Option<serde_json::Map<String, serde_json::Value>>>>,
+    pub(super) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 #[derive(Serialize)]

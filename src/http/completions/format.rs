@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use super::types::{Completion, CompletionChoice, Logprobs};
 use super::validate::CompletionRequest;
 use crate::http::generate::{Format, Head, Piece, Prompt, TokenEntry, Usage, finite};
 use crate::http::sampling::Streaming;
 use crate::http::text::{TextService, token_display};
-use crate::http::usage::{UsageBody, chunk_usage, finish_word, prompt_logprobs, to_json};
+use crate::http::usage::{Members, UsageBody, chunk_usage, finish_word, prompt_logprobs, to_json};
 use crate::types::FinishReason;
 
 #[derive(Default)]
@@ -66,14 +64,14 @@ impl CompletionFormat {
     }
 
     /// The likeliest tokens and the chosen one. Of two tokens that look the same the likelier counts.
-    fn alternatives(&self, token: &str, chosen: f32, entry: &TokenEntry) -> Map<String, Value> {
-        let mut map = Map::new();
+    fn alternatives(&self, token: &str, chosen: f32, entry: &TokenEntry) -> Members<f32> {
+        let mut members = Members::default();
         for top in &entry.top {
             let shown = token_display(&self.text.token_bytes(top.token));
-            map.entry(shown).or_insert_with(|| finite(top.logprob).into());
+            members.add(shown, finite(top.logprob));
         }
-        map.entry(token).or_insert_with(|| chosen.into());
-        map
+        members.add(token.to_owned(), chosen);
+        members
     }
 }
 

@@ -1,9 +1,8 @@
 //! The wire types of completions; chunks and whole answers share one shape.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
-use crate::http::usage::UsageBody;
+use crate::http::usage::{Members, PromptLogprobs, UsageBody};
 
 #[derive(Serialize)]
 pub(super) struct Completion<'a> {
@@ -24,7 +23,7 @@ pub(super) struct CompletionChoice {
     pub(super) logprobs: Option<Logprobs>,
     pub(super) finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) prompt_logprobs: Option<Vec<Option<Map<String, Value>>>>,
+    pub(super) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// Four lists of one length.
@@ -32,7 +31,7 @@ pub(super) struct CompletionChoice {
 pub(super) struct Logprobs {
     pub(super) tokens: Vec<String>,
     pub(super) token_logprobs: Vec<Option<f32>>,
-    pub(super) top_logprobs: Vec<Option<Map<String, Value>>>,
+    pub(super) top_logprobs: Vec<Option<Members<f32>>>,
     /// In characters from the start of the choice's text.
     pub(super) text_offset: Vec<usize>,
 }
