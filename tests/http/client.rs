@@ -8,23 +8,23 @@ use tokio::net::TcpStream;
 
 use crate::double::soon;
 
-pub struct Response {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Response {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e} in {}", self.body))
     }
 
     /// The error object, whose shape is checked.
-    pub fn error(&self) -> Value {
+    pub(crate) fn error(&self) -> Value {
         let mut json = self.json();
         assert_eq!(json.as_object().unwrap().len(), 1, "{json}");
         check_error(&json);
@@ -32,7 +32,7 @@ impl Response {
     }
 
     /// (status, code, param)
-    pub fn verdict(&self) -> (u16, Option<String>, Option<String>) {
+    pub(crate) fn verdict(&self) -> (u16, Option<String>, Option<String>) {
         let error = self.error();
         let text = |key: &str| error[key].as_str().map(str::to_owned);
         (self.status, text("code"), text("param"))
@@ -40,7 +40,7 @@ impl Response {
 }
 
 /// All four keys, of the right types.
-pub fn check_error(json: &Value) {
+pub(crate) fn check_error(json: &Value) {
     let error = json["error"].as_object().unwrap_or_else(|| panic!("no error in {json}"));
     let mut keys: Vec<_> = error.keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -50,17 +50,17 @@ pub fn check_error(json: &Value) {
     assert!(error["param"].is_string() || error["param"].is_null());
 }
 
-pub struct Connection {
-    pub socket: TcpStream,
+pub(crate) struct Connection {
+    pub(crate) socket: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    pub async fn open(addr: SocketAddr) -> Self {
+    pub(crate) async fn open(addr: SocketAddr) -> Self {
         Self { socket: TcpStream::connect(addr).await.unwrap(), buffer: Vec::new() }
     }
 
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).await.unwrap();
     }
 
@@ -74,7 +74,7 @@ impl Connection {
     }
 
     /// Reads up to and including `end`.
-    pub async fn until(&mut self, end: &str) -> String {
+    pub(crate) async fn until(&mut self, end: &str) -> String {
         loop {
             if let Some(at) = find(&self.buffer, end.as_bytes()) {
                 let taken = self.buffer.drain(..at + end.len()).collect();
@@ -92,12 +92,12 @@ impl Connection {
     }
 
     /// The rest until the server closes the connection.
-    pub async fn rest(&mut self) -> String {
+    pub(crate) async fn rest(&mut self) -> String {
         while self.more().await {}
         String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
     }
 
-    pub async fn head(&mut self) -> Response {
+    pub(crate) async fn head(&mut self) -> Response {
         let head = self.until("\r\n\r\n").await;
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -108,7 +108,7 @@ impl Connection {
         Response { status, headers: lines.map(header).collect(), body: String::new() }
     }
 
-    pub async fn response(&mut self) -> Response {
+    pub(crate) async fn response(&mut self) -> Response {
         let mut response = self.head().await;
         let mut body = Vec::new();
         if response.header("transfer-encoding") == Some("chunked") {
@@ -124,7 +124,7 @@ impl Connection {
     }
 
     /// The answer if it is no 200. Takes nothing off the connection before it is sure.
-    pub async fn refusal(&mut self) -> Response {
+    pub(crate) async fn refusal(&mut self) -> Response {
         const OK: &[u8] = b"HTTP/1.1 200 ";
         while self.buffer.len() < OK.len() {
             assert!(self.more().await, "closed without an answer");
@@ -136,7 +136,7 @@ impl Connection {
     }
 
     /// One chunk of a chunked body; `None` for the last.
-    pub async fn chunk(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
         let size = self.until("\r\n").await;
         let size = usize::from_str_radix(size.trim(), 16).unwrap();
         let data = self.exactly(size + 2).await;
@@ -144,14 +144,14 @@ impl Connection {
     }
 
     /// The next server-sent event or comment.
-    pub async fn event(&mut self) -> String {
+    pub(crate) async fn event(&mut self) -> String {
         let chunk = self.chunk().await.expect("the stream goes on");
         let text = String::from_utf8(chunk).unwrap();
         text.strip_suffix("\n\n").expect("one event a chunk").to_owned()
     }
 
     /// The next event as JSON.
-    pub async fn data(&mut self) -> Value {
+    pub(crate) async fn data(&mut self) -> Value {
         let event = self.event().await;
         serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap_or_else(|e| panic!("{e}: {event}"))
     }
@@ -162,7 +162,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 /// A request in bytes; `headers` are whole lines.
-pub fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String {
+pub(crate) fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String {
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
     headers.iter().for_each(|h| text.push_str(&format!("{h}\r\n")));
     if method == "POST" {
@@ -171,26 +171,26 @@ pub fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String
     text + "\r\n" + body
 }
 
-pub fn post(path: &str, body: &Value) -> String {
+pub(crate) fn post(path: &str, body: &Value) -> String {
     request("POST", path, &["content-type: application/json"], &body.to_string())
 }
 
-pub async fn send(addr: SocketAddr, bytes: impl AsRef<[u8]>) -> Connection {
+pub(crate) async fn send(addr: SocketAddr, bytes: impl AsRef<[u8]>) -> Connection {
     let mut connection = Connection::open(addr).await;
     connection.send(bytes).await;
     connection
 }
 
-pub async fn get(addr: SocketAddr, path: &str) -> Response {
+pub(crate) async fn get(addr: SocketAddr, path: &str) -> Response {
     send(addr, request("GET", path, &[], "")).await.response().await
 }
 
-pub async fn ask(addr: SocketAddr, path: &str, body: &Value) -> Response {
+pub(crate) async fn ask(addr: SocketAddr, path: &str, body: &Value) -> Response {
     send(addr, post(path, body)).await.response().await
 }
 
 /// All events of a streamed answer up to `[DONE]`, as JSON, without comments.
-pub fn events(response: &Response) -> Vec<Value> {
+pub(crate) fn events(response: &Response) -> Vec<Value> {
     let mut events: Vec<&str> = response.body.split("\n\n").filter(|e| !e.starts_with(':')).collect();
     assert_eq!(events.pop(), Some(""));
     assert_eq!(events.pop(), Some("data: [DONE]"));

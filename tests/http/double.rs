@@ -14,22 +14,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Nothing in these tests may take longer; reaching it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-pub const EOS: u32 = 256;
-pub const BOS: u32 = 257;
-pub const VOCAB: usize = 300;
-pub const CONTEXT: usize = 512;
-pub const KEY: &str = "sk-test";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const EOS: u32 = 256;
+pub(crate) const BOS: u32 = 257;
+pub(crate) const VOCAB: usize = 300;
+pub(crate) const CONTEXT: usize = 512;
+pub(crate) const KEY: &str = "sk-test";
 
 /// Waits for `future`, but not forever.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
 /// Token ids are bytes; 256 ends a turn, 257 begins a text. The text `panic!` panics.
-pub struct ByteText;
+pub(crate) struct ByteText;
 
-pub fn ids(text: &str) -> Vec<u32> {
+pub(crate) fn ids(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }
 
@@ -102,52 +102,52 @@ impl Decoder for ByteDecoder {
 
 /// What the engine was told, apart from new requests.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Told {
+pub(crate) enum Told {
     Abort(u64),
     Stop(u64, u32),
     Shutdown,
 }
 
 /// A request as the engine got it; the test plays the answer.
-pub struct Added {
-    pub id: u64,
-    pub request: EngineRequest,
-    pub events: mpsc::UnboundedSender<EngineEvent>,
+pub(crate) struct Added {
+    pub(crate) id: u64,
+    pub(crate) request: EngineRequest,
+    pub(crate) events: mpsc::UnboundedSender<EngineEvent>,
 }
 
 impl Added {
-    pub fn send(&self, event: EngineEvent) {
+    pub(crate) fn send(&self, event: EngineEvent) {
         // A request that was given up has nobody to listen.
         let _ = self.events.send(event);
     }
 
-    pub fn started(&self, cached_tokens: usize) -> &Self {
+    pub(crate) fn started(&self, cached_tokens: usize) -> &Self {
         for choice in 0..self.request.num_choices {
             self.send(EngineEvent::Started { choice, cached_tokens });
         }
         self
     }
 
-    pub fn token(&self, choice: u32, token: u32) -> &Self {
+    pub(crate) fn token(&self, choice: u32, token: u32) -> &Self {
         let logprobs = self.request.params.logprobs.map(|k| logprobs(token, k));
         self.send(EngineEvent::Token { choice, token, logprobs });
         self
     }
 
-    pub fn text(&self, choice: u32, text: &str) -> &Self {
+    pub(crate) fn text(&self, choice: u32, text: &str) -> &Self {
         text.bytes().for_each(|b| {
             self.token(choice, b.into());
         });
         self
     }
 
-    pub fn finish(&self, choice: u32, reason: FinishReason) -> &Self {
+    pub(crate) fn finish(&self, choice: u32, reason: FinishReason) -> &Self {
         self.send(EngineEvent::Finished { choice, reason, stop_token: None });
         self
     }
 
     /// Ends the choice with the end-of-turn token.
-    pub fn eos(&self, choice: u32) -> &Self {
+    pub(crate) fn eos(&self, choice: u32) -> &Self {
         self.token(choice, EOS);
         self.send(EngineEvent::Finished { choice, reason: FinishReason::Stop, stop_token: Some(EOS) });
         self
@@ -155,13 +155,13 @@ impl Added {
 }
 
 /// Log-probabilities that tell the token: `-token / 100`, alternatives below it.
-pub fn logprobs(token: u32, k: u32) -> TokenLogprobs {
+pub(crate) fn logprobs(token: u32, k: u32) -> TokenLogprobs {
     let top = |i: u32| TopLogprob { token: token + i, logprob: -((token + 100 * i) as f32) / 100.0 };
     TokenLogprobs { token, logprob: -(token as f32) / 100.0, rank: 1, top: (0..k).map(top).collect() }
 }
 
 /// The engine's end, in the hands of a test.
-pub struct Engine {
+pub(crate) struct Engine {
     added: mpsc::UnboundedReceiver<Added>,
     told: mpsc::UnboundedReceiver<Told>,
 }
@@ -190,31 +190,31 @@ impl Engine {
         Self { added, told }
     }
 
-    pub async fn added(&mut self) -> Added {
+    pub(crate) async fn added(&mut self) -> Added {
         soon("a request reaches the engine", self.added.recv()).await.unwrap()
     }
 
-    pub async fn told(&mut self) -> Told {
+    pub(crate) async fn told(&mut self) -> Told {
         soon("the engine is told something", self.told.recv()).await.unwrap()
     }
 
     /// What was told without waiting.
-    pub fn told_now(&mut self) -> Option<Told> {
+    pub(crate) fn told_now(&mut self) -> Option<Told> {
         self.told.try_recv().ok()
     }
 }
 
 /// A server on a free port with a played engine.
-pub struct Server {
-    pub addr: std::net::SocketAddr,
-    pub app: Arc<App>,
-    pub telemetry: Arc<Telemetry>,
-    pub engine: Engine,
-    pub shutdown: watch::Sender<Shutdown>,
-    pub task: JoinHandle<()>,
+pub(crate) struct Server {
+    pub(crate) addr: std::net::SocketAddr,
+    pub(crate) app: Arc<App>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) engine: Engine,
+    pub(crate) shutdown: watch::Sender<Shutdown>,
+    pub(crate) task: JoinHandle<()>,
 }
 
-pub fn config() -> HttpConfig {
+pub(crate) fn config() -> HttpConfig {
     HttpConfig {
         served_names: vec!["org/model".into(), "alias".into()],
         drain_delay: Duration::ZERO,
@@ -222,7 +222,7 @@ pub fn config() -> HttpConfig {
     }
 }
 
-pub fn info() -> EngineInfo {
+pub(crate) fn info() -> EngineInfo {
     EngineInfo {
         max_model_len: CONTEXT,
         vocab_size: VOCAB,
@@ -235,11 +235,11 @@ pub fn info() -> EngineInfo {
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(config(), info()).await
     }
 
-    pub async fn with(config: HttpConfig, info: EngineInfo) -> Self {
+    pub(crate) async fn with(config: HttpConfig, info: EngineInfo) -> Self {
         let (mut server, handle) = Self::loading(config, info).await;
         server.app.ready(handle.0, Arc::new(ByteText));
         server.engine = Engine::new(handle.1);
@@ -247,7 +247,10 @@ impl Server {
     }
 
     /// A server whose model is not loaded yet, and what `App::ready` wants.
-    pub async fn loading(config: HttpConfig, info: EngineInfo) -> (Self, (sconce::engine::EngineHandle, EngineEnd)) {
+    pub(crate) async fn loading(
+        config: HttpConfig,
+        info: EngineInfo,
+    ) -> (Self, (sconce::engine::EngineHandle, EngineEnd)) {
         let telemetry = Telemetry::new(&TelemetryConfig { model_name: "org/model".into(), vllm_names: true });
         let app = App::new(config, telemetry.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -259,14 +262,14 @@ impl Server {
     }
 
     /// The value of one series of the exposition.
-    pub fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         let text = self.telemetry.render();
         let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
         line.and_then(|l| l.rsplit(' ').next()).map_or(0.0, |v| v.parse().unwrap())
     }
 
     /// Waits until a series has a value; it may be written just after the client has its answer.
-    pub async fn metric_becomes(&self, series: &str, value: f64) {
+    pub(crate) async fn metric_becomes(&self, series: &str, value: f64) {
         let changed = async {
             while self.metric(series) != value {
                 tokio::task::yield_now().await;

@@ -88,7 +88,7 @@ impl Generation {
     ///
     /// # Errors
     /// What the engine refuses.
-    pub(super) fn start(job: Job, around: &Surroundings<'_>, mut record: Record) -> Result<Self, (ApiError, Record)> {
+    pub(super) fn start(job: Job, around: &Surroundings<'_>, mut record: Record) -> Result<Self, ApiError> {
         let n = job.n.max(1) as usize;
         let (mut sources, mut choices) = (Vec::new(), Vec::new());
         for (prompt, params) in job.prompts {
@@ -110,7 +110,11 @@ impl Generation {
             }
             match around.engine.submit(request) {
                 Ok(stream) => sources.push(Source { stream, prompt, open: n, held: Vec::new() }),
-                Err(e) => return Err((e.into(), record)),
+                Err(e) => {
+                    let error = ApiError::from(e);
+                    record.fail(&error);
+                    return Err(error);
+                }
             }
         }
         Ok(Self {

@@ -150,10 +150,7 @@ async fn answer<A: Api>(
     let num_choices = job.prompts.len() * job.n.max(1) as usize;
     let generation = match Generation::start(job, &around, record) {
         Ok(generation) => generation,
-        Err((error, mut record)) => {
-            record.fail(&error);
-            return error.into_response();
-        }
+        Err(error) => return error.into_response(),
     };
     let head = Head {
         id: format!("{}{:032x}", A::ID_PREFIX, rand::random::<u128>()),
