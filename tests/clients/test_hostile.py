@@ -108,5 +108,5 @@ def test_good_streams_survive(server):
     # Whatever was abandoned has been freed.
     server.wait_metric("sconce_requests_running", 0)
     server.wait_metric("sconce_requests_waiting", 0)
-    server.wait_metric("sconce_kv_blocks_used", 0)
+    server.wait_metric("sconce_kv_cache_usage_ratio", 0)
     assert httpx.get(server.url + "/health").status_code == 200

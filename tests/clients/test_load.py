@@ -43,12 +43,12 @@ def run(server, model, seconds, first_seed):
 def test_a_minute_of_load_leaves_nothing_behind(server):
     model = httpx.get(server.base_url + "/models").json()["data"][0]["id"]
     run(server, model, SECONDS / 4, 0)  # warms the pool: every thread, buffer and cached block there will be
-    server.wait_metric("sconce_kv_blocks_used", 0)
+    server.wait_metric("sconce_kv_cache_usage_ratio", 0)
     warm = {"fds": server.num_fds(), "threads": server.proc("Threads"), "memory": server.proc("RssAnon")}
     answered = run(server, model, SECONDS, 1_000_000)
     assert answered >= STREAMS
     server.wait_metric("sconce_requests_running", 0)
-    server.wait_metric("sconce_kv_blocks_used", 0)
+    server.wait_metric("sconce_kv_cache_usage_ratio", 0)
     deadline = time.monotonic() + 10
     while server.num_fds() > warm["fds"] and time.monotonic() < deadline:
         time.sleep(0.05)
