@@ -1,4 +1,5 @@
 //! Speed of `linear` on one shape a line: `cargo run --release -p sconce-kernels --example gemm_bench -- [threads] [type]`.
+//! Environment: `ISA=avx2` or `ISA=portable`, `F32=1` for the f32 precision.
 //! Prints the best of many runs: GFLOP/s of the product and GB/s of packed weights.
 
 use std::time::Instant;
