@@ -72,6 +72,13 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../docs/configuration.md");
+        let missing: Vec<String> = known_keys().into_iter().filter(|key| !page.contains(&format!("`{key}`"))).collect();
+        assert!(missing.is_empty(), "not in docs/configuration.md: {missing:?}");
+    }
+
+    #[test]
     fn every_kind_of_value() {
         let raw = parse(
             "port = 9000\nkv-cache-memory = \"2GiB\"\napi-key = [\"a\", \"b\"]\nrequest-timeout = 30\nstrict-fields = true\n\
