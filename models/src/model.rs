@@ -131,11 +131,12 @@ impl<B: Backend> Model<B> {
         layers.chain([&w.embed]).chain(&w.head).map(|linear| backend.linear_bytes(linear)).sum()
     }
 
-    /// One forward pass; the logits are then in [`Self::logits_mut`].
+    /// One forward pass; the logits are then in [`Self::logits_mut`]. `alive` is called after every layer: a long pass
+    /// is slow, not stuck.
     ///
     /// # Errors
     /// When an operation refuses its operands or the device fails.
-    pub fn forward(&mut self, backend: &mut B, step: &StepInput<'_>) -> Result<(), KernelError> {
+    pub fn forward(&mut self, backend: &mut B, step: &StepInput<'_>, alive: &dyn Fn()) -> Result<(), KernelError> {
         let (m, hidden) = (step.tokens.len(), self.spec.hidden_size);
         backend.begin_step(step)?;
         backend.resize(&mut self.buffers.residual, m * hidden)?;
@@ -144,6 +145,7 @@ impl<B: Backend> Model<B> {
         for layer in 0..self.spec.layers.len() {
             self.attention_block(backend, step, layer)?;
             self.ffn_block(backend, m, layer)?;
+            alive();
         }
         self.head(backend, step)
     }

@@ -139,8 +139,8 @@ impl<R: Runner> Engine<R> {
 
     fn launch(&mut self, batch: Batch) {
         let step = batch.step;
-        let runner = &mut self.runner;
-        match guarded(|| runner.launch(&batch)) {
+        let (runner, end) = (&mut self.runner, &self.end);
+        match guarded(|| runner.launch(&batch, &|| end.beat())) {
             Ok(()) => self.in_flight.push_back(Launched { batch, at: Instant::now() }),
             Err(error) => {
                 // Batches are answered in order: those launched before it come first.

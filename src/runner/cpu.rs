@@ -76,7 +76,7 @@ impl Runner for CpuRunner {
         0
     }
 
-    fn launch(&mut self, batch: &Batch) -> Result<(), RunnerError> {
+    fn launch(&mut self, batch: &Batch, alive: &dyn Fn()) -> Result<(), RunnerError> {
         self.flat.fill(batch, self.model.layout().groups.len());
         let groups = self.flat.groups(batch);
         let step = StepInput {
@@ -85,7 +85,7 @@ impl Runner for CpuRunner {
             groups: &groups,
             logit_rows: &self.flat.logit_rows,
         };
-        let done = self.model.forward(&mut self.backend, &step);
+        let done = self.model.forward(&mut self.backend, &step, alive);
         done.map_err(|error| RunnerError { message: error.to_string(), fatal: false })
     }
 

@@ -70,7 +70,7 @@ impl Runner for FakeRunner {
         self.depth
     }
 
-    fn launch(&mut self, batch: &Batch) -> Result<(), RunnerError> {
+    fn launch(&mut self, batch: &Batch, _alive: &dyn Fn()) -> Result<(), RunnerError> {
         if self.fail_steps.contains(&batch.step) {
             return Err(RunnerError { message: "scripted failure".into(), fatal: false });
         }

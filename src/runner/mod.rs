@@ -40,11 +40,11 @@ pub trait Runner: Send {
     /// 1 when the device feeds its own samples to the next step.
     fn depth(&self) -> usize;
 
-    /// Starts `batch`; may return before it is done.
+    /// Starts `batch`; may return before it is done. While it computes, `alive` is called every now and then.
     ///
     /// # Errors
     /// [`RunnerError`] when the batch can't be computed; nothing is then owed to `collect`.
-    fn launch(&mut self, batch: &Batch) -> Result<(), RunnerError>;
+    fn launch(&mut self, batch: &Batch, alive: &dyn Fn()) -> Result<(), RunnerError>;
 
     /// Waits for the oldest launched batch.
     ///
