@@ -1,5 +1,6 @@
-//! Logits against transformers: tiny random checkpoints of every family and weight type, and two real models.
+//! Logits against transformers and candle: tiny random checkpoints of every family and weight type, two real models.
 
+mod candle;
 mod families;
 mod real;
 mod support;
