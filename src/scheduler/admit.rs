@@ -22,7 +22,7 @@ impl Scheduler {
             if plan.short_of_blocks || plan.budget == 0 || no_seat || self.must_hold_back(&passed_over) {
                 return;
             }
-            if !self.is_ready(seq) {
+            if !self.is_ready(seq) || !self.has_logits_for(seq, plan) {
                 continue;
             }
             if self.admit(seq) {
@@ -55,6 +55,12 @@ impl Scheduler {
         let Some(entry) = self.entries.get(&seq) else { return false };
         let leader = entry.leader.and_then(|leader| self.entries.get(&leader));
         entry.in_flight == 0 && leader.is_none_or(|l| l.prompt_computed)
+    }
+
+    /// False for a prompt to be scored when those before it take all logits of this batch. (They are at it for a few
+    /// steps only, so whoever overtakes it then doesn't count.)
+    fn has_logits_for(&self, seq: SeqId, plan: &Plan) -> bool {
+        plan.prompt_logits > 0 || self.entries.get(&seq).is_some_and(|e| !e.is_scoring())
     }
 
     /// Blocks that a running sequence may soon need, in each group: a few, so that admissions don't

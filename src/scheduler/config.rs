@@ -12,6 +12,9 @@ pub struct SchedulerConfig {
     pub max_num_seqs: usize,
     /// Tokens that one batch computes, at least 1.
     pub max_batch_tokens: usize,
+    /// Rows of logits that one batch computes to score prompts (`prompt_logprobs`), at least 1. Each is as wide as the
+    /// vocabulary (1 MiB at 262144 tokens), so prompts that are scored go in smaller chunks than others.
+    pub max_prompt_logits: usize,
     /// Longest prompt plus output of a sequence.
     pub max_model_len: usize,
     /// Batches that may be uncommitted when another is scheduled: 0, or 1 where the device runs ahead.
@@ -31,6 +34,7 @@ impl Default for SchedulerConfig {
         Self {
             max_num_seqs: 256,
             max_batch_tokens: 512,
+            max_prompt_logits: 64,
             max_model_len: 4096,
             depth: 0,
             max_shared_prefills: 4,

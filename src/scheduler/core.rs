@@ -25,7 +25,7 @@ pub struct Scheduler {
     /// Sequences that are gone or preempted but whose blocks batches in flight still use, with the number of
     /// such batches. Their blocks are freed when it reaches 0.
     pub(super) draining: BTreeMap<SeqId, usize>,
-    /// Events to hand out with the next commit.
+    /// Events to hand out with the next commit, or before.
     pub(super) events: Vec<SeqEvent>,
     /// Totals and the queued prompt tokens; `stats` fills in the rest.
     pub(super) totals: SchedulerStats,
@@ -52,6 +52,7 @@ impl Scheduler {
     /// An idle scheduler over an empty cache. Limits out of range are brought into it.
     pub fn new(mut config: SchedulerConfig, kv: KvManager) -> Self {
         config.max_batch_tokens = config.max_batch_tokens.max(1);
+        config.max_prompt_logits = config.max_prompt_logits.max(1);
         config.max_num_seqs = config.max_num_seqs.clamp(1, config.max_batch_tokens);
         config.max_shared_prefills = config.max_shared_prefills.max(1);
         config.depth = config.depth.min(1);

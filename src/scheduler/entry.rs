@@ -52,7 +52,7 @@ impl Entry {
     }
 
     /// Wants logits of prompt positions that aren't scheduled yet.
-    fn is_scoring(&self) -> bool {
+    pub(super) fn is_scoring(&self) -> bool {
         self.seq.params.prompt_logprobs.is_some()
             && self.num_scored < self.seq.num_prompt
             && self.num_scheduled < self.seq.num_prompt
@@ -63,10 +63,23 @@ impl Entry {
         self.seq.params.max_tokens > 0 && end == self.seq.tokens.len() + self.pending
     }
 
-    /// Logits rows wanted of the tokens `start..end`.
-    pub(super) fn num_logits(&self, start: usize, end: usize) -> usize {
-        let scored = if self.is_scoring() { end.saturating_sub(start.max(self.num_scored)) } else { 0 };
-        scored.max(usize::from(self.samples(end)))
+    /// Logits rows wanted of the tokens up to `end`, of those not scheduled yet.
+    pub(super) fn num_logits(&self, end: usize) -> usize {
+        self.num_prompt_logits(end).max(usize::from(self.samples(end)))
+    }
+
+    /// Of these, the ones that score the prompt.
+    pub(super) fn num_prompt_logits(&self, end: usize) -> usize {
+        if self.is_scoring() { end.saturating_sub(self.num_scheduled.max(self.num_scored)) } else { 0 }
+    }
+
+    /// The end of a row that begins at `num_scheduled`: `end`, or earlier for want of `max_prompt_logits`.
+    pub(super) fn last_end(&self, end: usize, max_prompt_logits: usize) -> usize {
+        if self.is_scoring() {
+            end.min(self.num_scheduled.max(self.num_scored).saturating_add(max_prompt_logits))
+        } else {
+            end
+        }
     }
 
     /// Most tokens that a prefix hit may cover: the last token is always computed, for its logits,

@@ -12,6 +12,8 @@ pub(super) struct Plan {
     pub(super) rows: Vec<PlannedRow>,
     /// Tokens that may still be added.
     pub(super) budget: usize,
+    /// Rows of logits that may still be added to score prompts.
+    pub(super) prompt_logits: usize,
     /// A running sequence lacks blocks: nothing new is admitted in this step.
     pub(super) short_of_blocks: bool,
 }
@@ -21,17 +23,22 @@ pub(super) struct Plan {
 pub(super) struct PlannedRow {
     pub(super) seq: SeqId,
     pub(super) len: usize,
+    /// Rows of logits that score its prompt.
+    prompt_logits: usize,
 }
 
 impl Plan {
     fn new(config: &SchedulerConfig) -> Self {
-        Self { rows: Vec::new(), budget: config.max_batch_tokens, short_of_blocks: false }
+        let (budget, prompt_logits) = (config.max_batch_tokens, config.max_prompt_logits);
+        Self { rows: Vec::new(), budget, prompt_logits, short_of_blocks: false }
     }
 
     /// Takes back the row of a sequence.
     pub(super) fn remove(&mut self, seq: SeqId) {
         if let Some(at) = self.rows.iter().position(|r| r.seq == seq) {
-            self.budget += self.rows.remove(at).len;
+            let row = self.rows.remove(at);
+            self.budget += row.len;
+            self.prompt_logits += row.prompt_logits;
         }
     }
 }
@@ -79,12 +86,14 @@ impl Scheduler {
 
     /// Gives a running sequence up to `len` tokens of the batch, if its blocks can be had.
     pub(super) fn grant(&mut self, seq: SeqId, len: usize, plan: &mut Plan) {
-        let len = len.min(plan.budget);
-        let Some(entry) = self.entries.get(&seq).filter(|e| e.running && len > 0) else { return };
-        let end = entry.num_scheduled + len;
-        if self.make_room(seq, end, plan) {
-            plan.budget -= len;
-            plan.rows.push(PlannedRow { seq, len });
+        let Some(entry) = self.entries.get(&seq).filter(|e| e.running) else { return };
+        let start = entry.num_scheduled;
+        let end = entry.last_end(start + len.min(plan.budget), plan.prompt_logits);
+        let prompt_logits = entry.num_prompt_logits(end);
+        if end > start && self.make_room(seq, end, plan) {
+            plan.budget -= end - start;
+            plan.prompt_logits -= prompt_logits;
+            plan.rows.push(PlannedRow { seq, len: end - start, prompt_logits });
         }
     }
 
@@ -102,9 +111,12 @@ impl Scheduler {
         for row in &mut plan.rows {
             let Some(entry) = self.entries.get(&row.seq) else { continue };
             let more = entry.remaining(self.config.max_model_len).saturating_sub(row.len).min(plan.budget);
-            if more > 0 && self.kv.allocate(row.seq, entry.num_scheduled + row.len + more).is_some() {
-                row.len += more;
-                plan.budget -= more;
+            let start = entry.num_scheduled;
+            let end = entry.last_end(start + row.len + more, row.prompt_logits + plan.prompt_logits);
+            if end > start + row.len && self.kv.allocate(row.seq, end).is_some() {
+                plan.budget -= end - start - row.len;
+                plan.prompt_logits -= entry.num_prompt_logits(end) - row.prompt_logits;
+                (row.len, row.prompt_logits) = (end - start, entry.num_prompt_logits(end));
             }
         }
     }
@@ -117,7 +129,7 @@ impl Scheduler {
         self.totals.steps += 1;
         let mut batch = Batch { step: self.totals.steps, ..Batch::default() };
         let mut in_flight = InFlight { step: batch.step, num_tokens: 0, rows: Vec::with_capacity(plan.rows.len()) };
-        for PlannedRow { seq, len } in plan.rows {
+        for PlannedRow { seq, len, .. } in plan.rows {
             let Some(entry) = self.entries.get_mut(&seq) else { unreachable!("a planned sequence is live") };
             let row = batch_row(entry, len, self.kv.tables(seq).to_vec());
             let end = row.start + len;
@@ -153,7 +165,7 @@ fn batch_row(entry: &Entry, len: usize, tables: Vec<Vec<crate::types::BlockId>>)
         start,
         tokens,
         token_from_previous: end > known,
-        num_logits: entry.num_logits(start, end),
+        num_logits: entry.num_logits(end),
         samples: entry.samples(end),
         tables,
     }

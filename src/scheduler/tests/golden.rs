@@ -367,3 +367,26 @@ fn prompts_are_scored_in_chunks_and_need_no_output() {
     "#,
     );
 }
+
+#[test]
+fn scored_prompts_are_cut_smaller_for_their_logits() {
+    let limits = SchedulerConfig { max_prompt_logits: 10, ..limits() };
+    let mut trace = Trace::new(limits, 16, &[full(1)]);
+    for id in 0..2 {
+        trace.add_with(new_sequence(id, &prompt(id as u32, 15), 2), |new| {
+            let mut params = (*new.params).clone();
+            params.prompt_logprobs = Some(0);
+            new.params = params.into();
+        });
+    }
+    trace.add(2, 2, 50, 2);
+    trace.steps(4);
+    trace.expect(
+        r#"
+        step 1: p0[0..10)^10 p2[0..50)*  free 13+0 | 0+0 2+0 2.
+        step 2: d2 p0[10..15)^5* p1[0..5)^5  free 12+0 | 1+0 2. 2=length 0.
+        step 3: d0 p1[5..15)^10*  free 13+1 | 0. 0=length 1.
+        step 4: d1  free 14+1 | 1. 1=length
+    "#,
+    );
+}

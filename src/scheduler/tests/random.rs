@@ -9,7 +9,7 @@ use super::shadow::{Shadow, mix, next_token};
 use super::{full, sliding};
 use crate::kv::{KvConfig, KvManager};
 use crate::scheduler::{AddError, NewSequence, Scheduler, SchedulerConfig, SeqEvent};
-use crate::types::{Batch, FinishReason, SamplingParams, SeqId};
+use crate::types::{Batch, BatchRow, FinishReason, SamplingParams, SeqId};
 
 const VOCAB: u32 = 24;
 const STOP_TOKEN: u32 = 5;
@@ -83,6 +83,7 @@ impl Run {
         let limits = SchedulerConfig {
             max_num_seqs: random.within(1, 7),
             max_batch_tokens: random.within(1, 24),
+            max_prompt_logits: random.within(1, 24),
             max_model_len: random.within(20, 50),
             depth: random.within(0, 1),
             max_shared_prefills: random.within(1, 4),
@@ -272,6 +273,9 @@ impl Run {
     /// Limits hold, and no row writes where a batch in flight of another sequence may still read.
     fn check_batch(&self, batch: &Batch) {
         assert!(batch.num_tokens() <= self.limits.max_batch_tokens, "batch too large");
+        let prompt_logits = |row: &BatchRow| row.num_logits - usize::from(row.samples);
+        let num_prompt_logits: usize = batch.rows.iter().map(prompt_logits).sum();
+        assert!(num_prompt_logits <= self.limits.max_prompt_logits, "too many logits");
         assert!(self.scheduler.num_running() <= self.limits.max_num_seqs, "too many sequences");
         for (i, row) in batch.rows.iter().enumerate() {
             assert!(!row.tokens.is_empty() && batch.rows[..i].iter().all(|r| r.seq != row.seq));
