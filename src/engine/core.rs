@@ -14,7 +14,7 @@ use crate::runner::{Collected, Runner, RunnerError};
 use crate::sampler::{RowContext, Sampler, logprobs};
 use crate::scheduler::{Scheduler, SeqEvent};
 use crate::telemetry::{EngineGauges, Telemetry};
-use crate::types::{Batch, RequestError, SampledToken, StepOutput, TokenLogprobs};
+use crate::types::{Batch, EngineEvent, RequestError, SampledToken, StepOutput, TokenLogprobs};
 
 /// Longest sleep of an idle engine; only a bound, commands wake it at once.
 const IDLE_WAIT: Duration = Duration::from_secs(3600);
@@ -59,17 +59,35 @@ impl<R: Runner> Engine<R> {
     }
 
     /// Runs until shut down or until every handle is gone.
+    ///
+    /// # Panics
+    /// When no later step can succeed. All requests are told first.
     pub fn run(mut self) {
         while self.receive() == Flow::Continue {
             self.step();
         }
-        self.requests.fail_all(&RequestError::Shutdown);
+        self.close(&RequestError::Shutdown);
+    }
+
+    /// Takes no more requests and tells every one that is here, open or not yet received.
+    fn close(&mut self, error: &RequestError) {
+        self.end.close();
+        self.requests.fail_all(error);
+        for command in self.end.commands.try_iter() {
+            if let Command::Add { events, .. } = command {
+                // As everywhere: who has gone needs no answer.
+                let _ = events.send(EngineEvent::Error(error.clone()));
+            }
+        }
     }
 
     /// One turn: at most one batch is launched and at most one committed.
     pub fn step(&mut self) {
         self.expire();
         let batch = self.scheduler.schedule();
+        // A request learns that it has left the queue now, not when its first step is computed.
+        let events = self.scheduler.take_events();
+        self.emit(events);
         let idle = batch.is_empty();
         if !idle {
             self.launch(batch);
@@ -178,14 +196,14 @@ impl<R: Runner> Engine<R> {
     }
 
     fn fail_batch(&mut self, step: u64, error: &RunnerError) {
+        if error.fatal {
+            tracing::error!(step, error = %error.message, "a step failed for good; all requests are told");
+            self.close(&RequestError::EngineDead);
+            std::panic::resume_unwind(Box::new(error.message.clone()));
+        }
         tracing::error!(step, error = %error.message, "a step failed; its requests are told");
         let events = self.scheduler.fail_batch(step, "a step of the model failed");
         self.emit(events);
-        if error.fatal {
-            self.requests.fail_all(&RequestError::EngineDead);
-            // Unwinding drops the channel's end: health goes red and nothing new is accepted.
-            std::panic::resume_unwind(Box::new(error.message.clone()));
-        }
     }
 
     /// Publishes the numbers that other threads read.

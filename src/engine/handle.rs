@@ -168,6 +168,11 @@ impl EngineEnd {
         &self.shared.stats
     }
 
+    /// Nothing is accepted any more, and the engine's health is gone.
+    pub fn close(&self) {
+        self.shared.alive.store(false, Ordering::Release);
+    }
+
     /// Says that the loop is alive now.
     pub fn beat(&self) {
         let ms = self.shared.started.elapsed().as_millis() as u64;
@@ -177,7 +182,7 @@ impl EngineEnd {
 
 impl Drop for EngineEnd {
     fn drop(&mut self) {
-        self.shared.alive.store(false, Ordering::Release);
+        self.close();
     }
 }
 
@@ -194,11 +199,15 @@ impl EngineHandle {
 
     /// False once the engine thread has ended, or when it has had work but made no progress for `stall`.
     pub fn is_healthy(&self, stall: Duration) -> bool {
-        if !self.shared.alive.load(Ordering::Acquire) {
+        if !self.is_alive() {
             return false;
         }
         let beat = Duration::from_millis(self.shared.stats.heartbeat_ms.load(Ordering::Relaxed));
         !self.shared.stats.busy.load(Ordering::Relaxed) || self.shared.started.elapsed().saturating_sub(beat) < stall
+    }
+
+    fn is_alive(&self) -> bool {
+        self.shared.alive.load(Ordering::Acquire)
     }
 
     /// Queues a request. The engine never blocks on the returned stream.
@@ -208,14 +217,17 @@ impl EngineHandle {
     pub fn submit(&self, request: EngineRequest) -> Result<RequestStream, SubmitError> {
         let info = &self.shared.info;
         let stats = &self.shared.stats;
-        let needed = request.prompt.len() + request.params.max_tokens as usize;
+        if !self.is_alive() {
+            return Err(SubmitError::EngineDead);
+        }
+        let needed = request.prompt.len().saturating_add(request.params.max_tokens as usize);
         if needed > info.kv_capacity_tokens {
             return Err(SubmitError::NeverFits { needed, capacity: info.kv_capacity_tokens });
         }
-        let tokens = (request.prompt.len() * request.num_choices as usize) as u64;
+        let tokens = (request.prompt.len() as u64).saturating_mul(u64::from(request.num_choices));
         let queued = stats.queued_tokens.fetch_add(tokens, Ordering::Relaxed);
         // An empty queue takes any request that fits, however long.
-        if queued > 0 && queued + tokens > info.max_queued_tokens as u64 {
+        if queued > 0 && queued.saturating_add(tokens) > info.max_queued_tokens as u64 {
             stats.queued_tokens.fetch_sub(tokens, Ordering::Relaxed);
             return Err(SubmitError::QueueFull {
                 queued_tokens: queued as usize,
@@ -225,9 +237,7 @@ impl EngineHandle {
         }
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (events, rx) = mpsc::unbounded_channel();
-        if !self.shared.alive.load(Ordering::Acquire)
-            || self.commands.send(Command::Add { id, request, events }).is_err()
-        {
+        if self.commands.send(Command::Add { id, request, events }).is_err() {
             return Err(SubmitError::EngineDead);
         }
         Ok(RequestStream { id, events: rx, commands: self.commands.clone(), done: false })

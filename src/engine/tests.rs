@@ -1,5 +1,7 @@
 //! The loop with the fake runner: texts, aborts, deadlines, faults and shutdown, at depth 0 and 1.
 
+mod scripted;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +9,7 @@ use sconce_kernels::kv::{BLOCK_SIZE, CacheKind};
 
 use super::*;
 use crate::kv::{KvConfig, KvGroupConfig, KvManager};
-use crate::runner::FakeRunner;
+use crate::runner::{FakeRunner, Runner};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::types::{EngineEvent, FinishReason, RequestError, SamplingParams};
 
@@ -27,27 +29,33 @@ impl Drop for Started {
     }
 }
 
+fn limits(depth: usize) -> SchedulerConfig {
+    SchedulerConfig { max_num_seqs: 8, max_batch_tokens: 64, max_model_len: 1024, depth, ..Default::default() }
+}
+
 fn start(depth: usize, fail_steps: Vec<u64>) -> Started {
-    let kv = KvManager::new(KvConfig {
+    let mut runner = FakeRunner::new(depth, VOCAB);
+    runner.fail_steps = fail_steps;
+    start_with(limits(depth), CacheKind::Full, runner)
+}
+
+fn start_with(config: SchedulerConfig, kind: CacheKind, runner: impl Runner + 'static) -> Started {
+    let kv = KvConfig {
         num_superpages: 64,
         block_size: BLOCK_SIZE,
-        groups: vec![KvGroupConfig { kind: CacheKind::Full, blocks_per_superpage: 1 }],
+        groups: vec![KvGroupConfig { kind, blocks_per_superpage: 1 }],
         prefix_cache: true,
-    });
-    let config =
-        SchedulerConfig { max_num_seqs: 8, max_batch_tokens: 64, max_model_len: 1024, depth, ..Default::default() };
+    };
     let (handle, end) = engine_channel(EngineInfo {
-        max_model_len: 1024,
+        max_model_len: config.max_model_len,
         vocab_size: VOCAB,
-        kv_capacity_tokens: 64 * BLOCK_SIZE,
+        kv_capacity_tokens: kv.capacity_tokens(config.max_batch_tokens),
         max_queued_tokens: 10_000,
-        max_num_seqs: 8,
+        max_num_seqs: config.max_num_seqs,
         block_size: BLOCK_SIZE,
         num_blocks: 64,
     });
-    let mut runner = FakeRunner::new(depth, VOCAB);
-    runner.fail_steps = fail_steps;
-    let scheduler = Scheduler::new(config, kv);
+    let scheduler = Scheduler::new(config, KvManager::new(kv));
     let thread = std::thread::spawn(move || Engine::new(scheduler, runner, end, None).run());
     Started { handle, thread: Some(thread) }
 }
@@ -155,24 +163,6 @@ fn dropping_a_stream_frees_its_blocks() {
 }
 
 #[test]
-fn choices_share_a_prompt_and_stop_one_by_one() {
-    let engine = start(0, vec![]);
-    let prompt = [5; 100];
-    let mut stream = engine.handle.submit(EngineRequest { num_choices: 3, ..request(&prompt, 50) }).unwrap();
-    let mut done = [false; 3];
-    let mut cached = [0; 3];
-    while done != [false, true, true] {
-        match stream.blocking_next().unwrap() {
-            EngineEvent::Started { choice, cached_tokens } => cached[choice as usize] = cached_tokens,
-            EngineEvent::Token { choice: 0, .. } => stream.stop_choice(0),
-            EngineEvent::Finished { choice, .. } => done[choice as usize] = true,
-            _ => {}
-        }
-    }
-    assert_eq!(cached, [0, 96, 96]);
-}
-
-#[test]
 fn shutdown_tells_everyone_and_later_submissions_are_refused() {
     let mut engine = start(0, vec![]);
     let mut stream = engine.handle.submit(request(&[1], 1000)).unwrap();
@@ -199,4 +189,58 @@ fn what_never_fits_and_what_is_too_much_is_refused() {
     assert!(
         matches!(refused, Some(SubmitError::QueueFull { retry_after, .. }) if retry_after >= Duration::from_secs(1))
     );
+}
+
+#[test]
+fn the_logprobs_of_a_prompt_do_not_depend_on_its_chunks() {
+    // Half of it is what the fake model would have said, so that likely tokens occur too.
+    let mut prompt: Vec<u32> = (0..50).map(|i| i * i % 97).collect();
+    prompt.extend(expected(&prompt, 50));
+    let score = |max_prompt_logits: usize| {
+        let config = SchedulerConfig { max_prompt_logits, ..limits(0) };
+        let engine = start_with(config, CacheKind::Full, FakeRunner::new(0, VOCAB));
+        let params = SamplingParams { temperature: 0.0, max_tokens: 2, prompt_logprobs: Some(3), ..Default::default() };
+        let mut stream =
+            engine.handle.submit(EngineRequest { params: Arc::new(params), ..request(&prompt, 0) }).unwrap();
+        let mut scored = Vec::new();
+        loop {
+            match stream.blocking_next().unwrap() {
+                EngineEvent::PromptLogprobs { first, entries, .. } => {
+                    assert_eq!(first, scored.len() + 1);
+                    assert!(entries.len() <= max_prompt_logits);
+                    scored.extend(entries);
+                }
+                EngineEvent::Finished { .. } => return scored,
+                EngineEvent::Error(error) => panic!("{error}"),
+                _ => {}
+            }
+        }
+    };
+    let whole = score(usize::MAX);
+    assert_eq!(whole.iter().map(|e| e.token).collect::<Vec<_>>(), prompt[1..]);
+    for (i, entry) in whole.iter().enumerate() {
+        assert_eq!(entry.top[0].token, FakeRunner::next_token(&prompt[..=i], VOCAB));
+    }
+    for max_prompt_logits in [1, 7, 64] {
+        assert_eq!(score(max_prompt_logits), whole, "{max_prompt_logits}");
+    }
+}
+
+#[test]
+fn an_endless_context_overflows_nothing() {
+    let config = SchedulerConfig { max_model_len: usize::MAX, ..limits(0) };
+    let engine = start_with(config, CacheKind::SlidingWindow { window: 40 }, FakeRunner::new(0, VOCAB));
+    assert_eq!(engine.handle.info().kv_capacity_tokens, usize::MAX);
+    let mut endless = engine.handle.submit(request(&[7; 100], u32::MAX)).unwrap();
+    let mut tokens = 0;
+    while tokens < 300 {
+        match endless.blocking_next().unwrap() {
+            EngineEvent::Token { .. } => tokens += 1,
+            EngineEvent::Started { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(endless);
+    let mut next = engine.handle.submit(request(&[1, 2], 3)).unwrap();
+    assert_eq!(finish(&mut next), (expected(&[1, 2], 3), Ok(FinishReason::Length)));
 }

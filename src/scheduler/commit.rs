@@ -6,8 +6,14 @@ use crate::kv::extend_hashes;
 use crate::types::{FinishReason, SampledToken, SeqId, StepOutput};
 
 impl Scheduler {
-    /// Takes in the outcome of the oldest uncommitted batch and tells what happened since the last
-    /// commit. Results of sequences that are gone meanwhile are discarded; a live sequence that should have
+    /// What happened since the last call of this or of [`Self::commit`]: the sequences that `schedule` has started,
+    /// for those who want to know before their batch is computed.
+    pub fn take_events(&mut self) -> Vec<SeqEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Takes in the outcome of the oldest uncommitted batch and tells what happened since events
+    /// were last taken. Results of sequences that are gone meanwhile are discarded; a live sequence that should have
     /// sampled but has no result fails, it alone.
     ///
     /// # Panics
@@ -23,7 +29,7 @@ impl Scheduler {
             self.commit_prompt_logprobs(*row, output);
             self.commit_outcome(*row, result);
         }
-        std::mem::take(&mut self.events)
+        self.take_events()
     }
 
     /// The oldest uncommitted batch couldn't be computed: fails its sequences, and only those.
@@ -39,7 +45,7 @@ impl Scheduler {
             self.drain(row.seq);
             self.fail(row.seq, message.to_owned());
         }
-        std::mem::take(&mut self.events)
+        self.take_events()
     }
 
     fn pop_in_flight(&mut self, step: u64) -> InFlight {
