@@ -88,6 +88,8 @@ impl<R: Runner> Engine<R> {
         // A request learns that it has left the queue now, not when its first step is computed.
         let events = self.scheduler.take_events();
         self.emit(events);
+        // Before the step: it may take seconds, and scrapers ask meanwhile.
+        self.report();
         let idle = batch.is_empty();
         if !idle {
             self.launch(batch);
@@ -96,7 +98,6 @@ impl<R: Runner> Engine<R> {
             self.collect();
         }
         self.end.stats().steps.fetch_add(1, Ordering::Relaxed);
-        self.report();
     }
 
     /// Takes all commands; waits for one when there is nothing to do.
@@ -158,8 +159,10 @@ impl<R: Runner> Engine<R> {
     fn launch(&mut self, batch: Batch) {
         let step = batch.step;
         let (runner, end) = (&mut self.runner, &self.end);
+        // Where launching computes, that is the step's time.
+        let at = Instant::now();
         match guarded(|| runner.launch(&batch, &|| end.beat())) {
-            Ok(()) => self.in_flight.push_back(Launched { batch, at: Instant::now() }),
+            Ok(()) => self.in_flight.push_back(Launched { batch, at }),
             Err(error) => {
                 // Batches are answered in order: those launched before it come first.
                 while !self.in_flight.is_empty() {

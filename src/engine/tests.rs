@@ -9,9 +9,9 @@ use sconce_kernels::kv::{BLOCK_SIZE, CacheKind};
 
 use super::*;
 use crate::kv::{KvConfig, KvGroupConfig, KvManager};
-use crate::runner::{FakeRunner, Runner};
+use crate::runner::{Collected, FakeRunner, Runner, RunnerError};
 use crate::scheduler::{Scheduler, SchedulerConfig};
-use crate::types::{EngineEvent, FinishReason, RequestError, SamplingParams};
+use crate::types::{Batch, EngineEvent, FinishReason, RequestError, SamplingParams};
 
 const VOCAB: usize = 97;
 
@@ -243,4 +243,40 @@ fn an_endless_context_overflows_nothing() {
     drop(endless);
     let mut next = engine.handle.submit(request(&[1, 2], 3)).unwrap();
     assert_eq!(finish(&mut next), (expected(&[1, 2], 3), Ok(FinishReason::Length)));
+}
+
+/// Computes in `launch`, as the CPU does, for a time that a test can bound its rate by.
+struct SlowRunner(FakeRunner);
+
+impl SlowRunner {
+    const STEP: Duration = Duration::from_millis(20);
+}
+
+impl Runner for SlowRunner {
+    fn depth(&self) -> usize {
+        self.0.depth()
+    }
+
+    fn launch(&mut self, batch: &Batch, alive: &dyn Fn()) -> Result<(), RunnerError> {
+        let start = Instant::now();
+        while start.elapsed() < Self::STEP {
+            std::hint::spin_loop();
+        }
+        self.0.launch(batch, alive)
+    }
+
+    fn collect(&mut self) -> Result<Collected<'_>, RunnerError> {
+        self.0.collect()
+    }
+}
+
+#[test]
+fn the_prefill_rate_counts_the_time_that_launching_takes() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let engine = start_with(limits(0), CacheKind::Full, SlowRunner(FakeRunner::new(0, VOCAB)));
+    let mut stream = engine.handle.submit(request(&[7; 200], 2)).unwrap();
+    assert!(finish(&mut stream).1.is_ok());
+    let fastest = (64.0 / SlowRunner::STEP.as_secs_f64()) as u64;
+    let rate = engine.handle.stats().prefill_tokens_per_second.load(Relaxed);
+    assert!((1..=fastest).contains(&rate), "{rate} tokens a second, at most {fastest} can be");
 }

@@ -16,6 +16,9 @@ pub use philox::{Stream, philox4x32};
 
 use crate::types::{SamplingParams, TokenLogprobs};
 
+/// Below this temperature decoding is greedy, as in vLLM: its inverse would overflow.
+const GREEDY_BELOW: f32 = 1e-5;
+
 /// What the sampler knows of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub struct RowContext<'a> {
@@ -67,7 +70,7 @@ impl Sampler {
         let raw = row.params.logprobs.map(|_| logits.to_vec());
         self.processor.apply(row, logits);
         let (best, max) = argmax(logits)?;
-        let token = if row.params.temperature <= 0.0 { best } else { self.draw(row, logits, max) };
+        let token = if row.params.temperature < GREEDY_BELOW { best } else { self.draw(row, logits, max) };
         let entry = raw.map(|raw| logprobs(&raw, token, row.params.logprobs.unwrap_or(0) as usize));
         Ok((token, entry))
     }

@@ -17,6 +17,16 @@ fn greedy_takes_the_lowest_of_equals() {
 }
 
 #[test]
+fn no_temperature_is_too_small_or_too_large() {
+    for temperature in [0.0, 1e-45, 1e-40, 1e-10, 1e-4] {
+        let params = SamplingParams { temperature, seed: 3, ..Default::default() };
+        assert_eq!(sample(&params, &[1], 1, &[-3.0, 1.0, 2.0]), 2, "{temperature:e}");
+    }
+    let params = SamplingParams { temperature: f32::MAX, seed: 3, ..Default::default() };
+    assert!(sample(&params, &[1], 1, &[-3.0, 1.0, 2.0]) < 3);
+}
+
+#[test]
 fn draws_follow_the_softmax() {
     let logits = [0.0f32, 1.0, 2.0, -1.0, 0.5];
     for temperature in [0.5f32, 1.0, 1.7] {

@@ -4,7 +4,7 @@
 /// `Option` means "the server decides later".
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// 0 selects greedy decoding; otherwise logits are divided by it.
+    /// Below 1e-5 decoding is greedy; otherwise logits are divided by it.
     pub temperature: f32,
     /// Keep the `top_k` most likely tokens; 0 keeps all.
     pub top_k: u32,
