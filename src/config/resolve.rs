@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 const AUTO_KV_CAP: u64 = 4096 * MIB;
 /// Below this no model serves a useful context.
 const MIN_KV_BYTES: u64 = 16 * MIB;
-const DEFAULT_BODY_BYTES: u64 = 8 * MIB;
+const DEFAULT_BODY_BYTES: u64 = 4 * MIB;
 
 impl Config {
     /// Resolves `flags` over `file` over the defaults on this `machine`.

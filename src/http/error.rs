@@ -110,6 +110,15 @@ impl ApiError {
         Self::with(StatusCode::BAD_REQUEST, "context_length_exceeded", Some(param), message)
     }
 
+    /// As [`ApiError::context_length`] for a prompt that nobody tokenised: it has `at_least` tokens.
+    pub fn context_overflow(param: &str, limit: usize, at_least: usize) -> Self {
+        let message = format!(
+            "This model's maximum context length is {limit} tokens. However, your {param} has at least {at_least} \
+             tokens. Please reduce the length of the {param}.",
+        );
+        Self::with(StatusCode::BAD_REQUEST, "context_length_exceeded", Some(param), message)
+    }
+
     /// No such model.
     pub fn model(name: &str) -> Self {
         let shown: String = name.chars().filter(|c| !c.is_control()).take(128).collect();

@@ -23,8 +23,32 @@ pub(super) struct Limits {
     pub(super) max_batch_prompts: usize,
     pub(super) vocab_size: usize,
     pub(super) max_model_len: usize,
+    pub(super) longest_token_bytes: usize,
     pub(super) defaults: SamplingDefaults,
     pub(super) eos_token_ids: Vec<u32>,
+}
+
+/// What templates and tokenizers may strip from a text without giving a token for it, in bytes.
+const STRIPPED_BYTES: usize = 4096;
+
+impl Limits {
+    /// A lower bound of the tokens of a text of `bytes` bytes if even that is beyond the context:
+    /// such a text need not be tokenised, which would take seconds.
+    pub(super) fn overflow(&self, bytes: usize) -> Option<usize> {
+        let tokens = bytes.saturating_sub(STRIPPED_BYTES).div_ceil(self.longest_token_bytes.max(1));
+        (tokens > self.max_model_len).then_some(tokens)
+    }
+
+    /// Refuses a text that is too long for the context, whatever its tokens.
+    ///
+    /// # Errors
+    /// 400 `context_length_exceeded`.
+    pub(super) fn check_bytes(&self, param: &str, bytes: usize) -> Result<(), ApiError> {
+        match self.overflow(bytes) {
+            Some(tokens) => Err(ApiError::context_overflow(param, self.max_model_len, tokens)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The shared part of a request.

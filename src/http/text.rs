@@ -30,11 +30,18 @@ pub trait TextService: Send + Sync {
     /// # Errors
     /// [`TextError`] when it can't be written in this vocabulary.
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TextError>;
-    /// Token ids of a conversation, with the beginning-of-sequence token exactly once.
+    /// The text of a conversation.
     ///
     /// # Errors
     /// [`TextError`] when there is no template or it refuses the conversation.
-    fn encode_chat(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Vec<u32>, TextError>;
+    fn render_chat(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<String, TextError>;
+    /// Token ids of a rendered conversation, with the beginning-of-sequence token exactly once.
+    ///
+    /// # Errors
+    /// As [`TextService::encode`].
+    fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TextError>;
+    /// Bytes of the vocabulary's longest token.
+    fn longest_token_bytes(&self) -> usize;
     /// A decoder for an answer; `continuation` for text that goes on from a prompt.
     fn decoder(&self, skip_special: bool, continuation: bool) -> Box<dyn Decoder>;
     /// The bytes of one token by itself.
@@ -50,8 +57,16 @@ impl TextService for TextModel {
         self.tokenizer.encode(text, add_special)
     }
 
-    fn encode_chat(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Vec<u32>, TextError> {
-        TextModel::encode_chat(self, messages, options)
+    fn render_chat(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<String, TextError> {
+        TextModel::render_chat(self, messages, options)
+    }
+
+    fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.tokenizer.encode_once(text)
+    }
+
+    fn longest_token_bytes(&self) -> usize {
+        self.tokenizer.longest_token_bytes()
     }
 
     fn decoder(&self, skip_special: bool, continuation: bool) -> Box<dyn Decoder> {

@@ -15,6 +15,7 @@ use super::chat::read_messages;
 use super::error::ApiError;
 use super::generate::json_response;
 use super::json::{parse_object, token_id, type_name};
+use super::sampling::Limits;
 use super::text::{TextService, decode, text_error, token_display};
 use super::usage::to_json;
 
@@ -33,10 +34,10 @@ struct Detokenized {
 
 pub(super) async fn tokenize(app: Arc<App>, request: Request<Incoming>) -> Result<Response, ApiError> {
     let serving = app.serving()?;
-    let (text, max_model_len) = (serving.text.clone(), serving.engine.info().max_model_len);
+    let (text, limits) = (serving.text.clone(), serving.limits.clone());
     let bytes = read_json(request, &app.config).await?;
     let map = read_map(&app, &bytes)?;
-    let json = app.pool.run(move || Ok(to_json(&tokenized(&map, &*text, max_model_len)?))).await?;
+    let json = app.pool.run(move || Ok(to_json(&tokenized(&map, &*text, &limits)?))).await?;
     Ok(json_response(json))
 }
 
@@ -80,10 +81,21 @@ fn flag(map: &Map<String, Value>, name: &str, default: bool) -> Result<bool, Api
     }
 }
 
-fn tokenized(map: &Map<String, Value>, text: &dyn TextService, max_model_len: usize) -> Result<Tokenized, ApiError> {
+/// Nothing here needs to fit the context, but the work is bounded as for generation.
+fn check_bytes(param: &str, bytes: usize, limits: &Limits) -> Result<(), ApiError> {
+    let Some(tokens) = limits.overflow(bytes) else { return Ok(()) };
+    let limit = limits.max_model_len;
+    let message = format!(
+        "Invalid '{param}': it has at least {tokens} tokens, more than the model's context of {limit}; send less text.",
+    );
+    Err(ApiError::value(param, message))
+}
+
+fn tokenized(map: &Map<String, Value>, text: &dyn TextService, limits: &Limits) -> Result<Tokenized, ApiError> {
     let tokens = match map.get("prompt") {
         Some(Value::String(prompt)) => {
             let add_special = flag(map, "add_special_tokens", true)?;
+            check_bytes("prompt", prompt.len(), limits)?;
             text.encode(prompt, add_special).map_err(|e| text_error("prompt", e))?
         }
         Some(other) => return Err(ApiError::wrong_type("prompt", "a string", type_name(other))),
@@ -91,11 +103,14 @@ fn tokenized(map: &Map<String, Value>, text: &dyn TextService, max_model_len: us
             flag(map, "add_generation_prompt", true)?;
             flag(map, "continue_final_message", false)?;
             let (messages, options) = read_messages(map)?;
-            text.encode_chat(&messages, &options).map_err(|e| text_error("messages", e))?
+            let failed = |e| text_error("messages", e);
+            let rendered = text.render_chat(&messages, &options).map_err(failed)?;
+            check_bytes("messages", rendered.len(), limits)?;
+            text.encode_rendered(&rendered).map_err(failed)?
         }
         None => return Err(ApiError::missing("prompt")),
     };
     let token_strs = flag(map, "return_token_strs", false)?
         .then(|| tokens.iter().map(|id| token_display(&text.token_bytes(*id))).collect());
-    Ok(Tokenized { count: tokens.len(), max_model_len, tokens, token_strs })
+    Ok(Tokenized { count: tokens.len(), max_model_len: limits.max_model_len, tokens, token_strs })
 }

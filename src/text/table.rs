@@ -28,6 +28,8 @@ pub(crate) struct TokenTable {
     /// `spans[id]..spans[id + 1]` in the arena.
     spans: Vec<u32>,
     flags: Vec<u8>,
+    /// Bytes of the longest token.
+    longest: usize,
     spelling: Spelling,
 }
 
@@ -35,7 +37,8 @@ impl TokenTable {
     pub(crate) fn new(spelling: Spelling, num_tokens: usize) -> Self {
         let mut spans = Vec::with_capacity(num_tokens + 1);
         spans.push(0);
-        Self { arena: Vec::with_capacity(num_tokens * 8), spans, flags: Vec::with_capacity(num_tokens), spelling }
+        let (arena, flags) = (Vec::with_capacity(num_tokens * 8), Vec::with_capacity(num_tokens));
+        Self { arena, spans, flags, longest: 0, spelling }
     }
 
     /// Appends the token of the next id, spelled as in the vocabulary.
@@ -59,6 +62,8 @@ impl TokenTable {
     fn close(&mut self, special: bool) -> Result<(), TextError> {
         let end = u32::try_from(self.arena.len())
             .map_err(|_| TextError::load("tokenizer", "the vocabulary's text is larger than 4 GiB"))?;
+        let start = self.spans.last().copied().unwrap_or(0);
+        self.longest = self.longest.max(end.saturating_sub(start) as usize);
         self.spans.push(end);
         self.flags.push(if special { SPECIAL } else { 0 });
         Ok(())
@@ -66,6 +71,11 @@ impl TokenTable {
 
     pub(crate) fn len(&self) -> usize {
         self.flags.len()
+    }
+
+    /// Bytes of the longest token.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest
     }
 
     /// The bytes of a token; empty for an id outside the vocabulary.
@@ -163,6 +173,7 @@ mod tests {
         assert_eq!(table.bytes(2), b"<0xZZ>");
         assert_eq!(table.bytes(3), b"");
         assert_eq!(table.bytes(u32::MAX), b"");
+        assert_eq!(table.longest(), b"<0xZZ>".len());
         let mut table = TokenTable::new(Spelling::ByteLevel, 2);
         table.push("Ġthe", false).unwrap();
         table.push("<a b>", true).unwrap();

@@ -158,6 +158,12 @@ impl Tokenizer {
         self.0.table.bytes(id).to_vec()
     }
 
+    /// Bytes of the longest token: a text of `b` bytes has at least `b / longest_token_bytes` tokens,
+    /// but for runs that the vocabulary can't write or that a special token swallows.
+    pub fn longest_token_bytes(&self) -> usize {
+        self.0.table.longest()
+    }
+
     /// The token as text for display; bytes that are no characters become U+FFFD.
     pub fn token_string(&self, id: u32) -> String {
         String::from_utf8_lossy(self.0.table.bytes(id)).into_owned()

@@ -39,7 +39,7 @@ impl TextService for ByteText {
         Ok(add_special.then_some(BOS).into_iter().chain(ids(text)).collect())
     }
 
-    fn encode_chat(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Vec<u32>, TextError> {
+    fn render_chat(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<String, TextError> {
         let mut text = String::new();
         for m in messages {
             let content = match &m.content {
@@ -55,7 +55,15 @@ impl TextService for ByteText {
         if options.add_generation_prompt {
             text.push_str("assistant:");
         }
-        self.encode(&text, true)
+        Ok(text)
+    }
+
+    fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.encode(text, true)
+    }
+
+    fn longest_token_bytes(&self) -> usize {
+        1
     }
 
     fn decoder(&self, _skip_special: bool, _continuation: bool) -> Box<dyn Decoder> {

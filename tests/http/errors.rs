@@ -163,6 +163,29 @@ async fn what_can_never_fit_is_400_at_once() {
 }
 
 #[tokio::test]
+async fn a_text_far_beyond_the_context_is_refused_before_it_is_tokenised() {
+    let server = Server::start().await;
+    // The tokenizer of the double would panic on it: 500.
+    let long = format!("panic!{}", "x".repeat(CONTEXT + 4096));
+    let messages = json!([{"role": "user", "content": long}]);
+    for (path, body, param) in [
+        ("/v1/completions", json!({"prompt": long}), "prompt"),
+        ("/v1/completions", json!({"prompt": ["a", long]}), "prompt"),
+        (CHAT, json!({"messages": messages}), "messages"),
+    ] {
+        let response = ask(server.addr, path, &body).await;
+        assert_eq!(response.verdict(), verdict(400, "context_length_exceeded", param));
+        let message = response.error()["message"].to_string();
+        assert!(message.contains(&format!("maximum context length is {CONTEXT} tokens")), "{message}");
+        assert!(message.contains("at least 5"), "{message}");
+    }
+    for (body, param) in [(json!({"prompt": long}), "prompt"), (json!({"messages": messages}), "messages")] {
+        let response = ask(server.addr, "/tokenize", &body).await;
+        assert_eq!(response.verdict(), verdict(400, "invalid_value", param));
+    }
+}
+
+#[tokio::test]
 async fn deadlines_are_504_or_an_event() {
     let mut server = Server::start().await;
     let header = ["content-type: application/json", "x-request-timeout-ms: 1000"];

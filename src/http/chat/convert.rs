@@ -10,7 +10,9 @@ use crate::types::SamplingParams;
 pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Limits) -> Result<Job, ApiError> {
     let common = &request.common;
     let failed = |e| text_error("messages", e);
-    let ids = text.encode_chat(&request.messages, &request.options).map_err(failed)?;
+    let rendered = text.render_chat(&request.messages, &request.options).map_err(failed)?;
+    limits.check_bytes("messages", rendered.len())?;
+    let ids = text.encode_rendered(&rendered).map_err(failed)?;
     if ids.is_empty() {
         return Err(ApiError::value("messages", "Invalid 'messages': the rendered conversation is empty."));
     }

@@ -27,6 +27,7 @@ pub(super) fn convert(request: &CompletionRequest, text: &dyn TextService, limit
         let (ids, original) = match input {
             PromptInput::Tokens(ids) => (ids.clone(), None),
             PromptInput::Text(s) => {
+                limits.check_bytes("prompt", s.len())?;
                 (text.encode(s, common.add_special).map_err(|e| text_error(&path, e))?, Some(s.clone()))
             }
         };
