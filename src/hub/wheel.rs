@@ -48,7 +48,13 @@ pub(super) async fn fetch(
         let (file, expected) = (file.name.to_owned(), file.sha256.to_owned());
         return Err(HubError::Checksum { file, expected, found });
     }
-    std::fs::rename(&partial, target).map_err(|e| HubError::io(target, &e))?;
+    let (from, to) = (partial, target.to_owned());
+    download::blocking(move || {
+        // On disk before it has its name, as a download from the hub.
+        let file = std::fs::OpenOptions::new().write(true).open(&from).map_err(|e| HubError::io(&from, &e))?;
+        file.sync_all().and_then(|()| std::fs::rename(&from, &to)).map_err(|e| HubError::io(&to, &e))
+    })
+    .await?;
     remove_dir(&wheels)
 }
 
