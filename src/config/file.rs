@@ -93,6 +93,17 @@ mod tests {
     }
 
     #[test]
+    fn one_text_is_a_list_of_one() {
+        let raw = parse("api-key = \"k\"\nserved-model-name = \"x\"\n").unwrap();
+        assert_eq!(raw.api_key, Some(vec!["k".to_owned()]));
+        assert_eq!(raw.served_model_name, Some(vec!["x".to_owned()]));
+        let merged = raw.over(&RawConfig::default()).unwrap();
+        assert_eq!(merged.api_key, raw.api_key);
+        let error = parse("port = 1\napi-key = 7\n").err().unwrap();
+        assert_eq!(error, "sconce.toml:2: `api-key`: expected a string or a list of strings");
+    }
+
+    #[test]
     fn errors_name_line_and_remedy() {
         let cases = [
             ("port = 1\nmax-num-seq = 3\n", "sconce.toml:2: unknown key `max-num-seq`; did you mean `max-num-seqs`?"),

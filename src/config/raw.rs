@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::units::{ByteSize, Seconds};
 
@@ -125,9 +125,11 @@ pub struct RawConfig {
     pub port: Option<u16>,
     /// Name of the model in the API; repeatable, answers carry the first [default: the model's own name]
     #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "one_or_more")]
     pub served_model_name: Option<Vec<String>>,
     /// Key that clients must send as `Authorization: Bearer KEY`; repeatable
     #[arg(long, value_name = "KEY")]
+    #[serde(deserialize_with = "one_or_more")]
     pub api_key: Option<Vec<String>>,
     /// File with one API key a line, so that none shows in a process list
     #[arg(long, value_name = "FILE")]
@@ -199,6 +201,20 @@ pub struct RawConfig {
     /// Prefix under which all routes are served too, like `/openai`.
     #[arg(skip)]
     pub root_path: Option<String>,
+}
+
+/// A flag given once reads as one text in the file, too.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a list of strings")]
+    enum OneOrMore {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(Option::deserialize(deserializer)?.map(|value| match value {
+        OneOrMore::One(text) => vec![text],
+        OneOrMore::More(texts) => texts,
+    }))
 }
 
 impl RawConfig {
