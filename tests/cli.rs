@@ -38,6 +38,13 @@ fn help_names_every_verb() {
 }
 
 #[test]
+fn a_fresh_machine_lists_the_aliases_also_into_a_pipe() {
+    let home = tempfile::tempdir().unwrap();
+    let list = stdout(&sconce(home.path(), &["list"]));
+    assert!(list.contains("none yet") && list.contains("smollm2-135m"), "{list}");
+}
+
+#[test]
 fn the_effective_configuration_is_a_configuration() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("a.toml");

@@ -1,7 +1,5 @@
 //! `pull` and `list`: the models on this machine.
 
-use std::io::IsTerminal;
-
 use super::args::PullArgs;
 use super::{CliError, ui};
 use crate::config::ByteSize;
@@ -19,12 +17,9 @@ pub(super) async fn pull(args: PullArgs) -> Result<(), CliError> {
     ui::out(&format!("{}\n", model.path.display()))
 }
 
-/// Lists cached models and aliases. Names alone when the output is not a terminal.
+/// Lists cached models and aliases.
 pub(super) fn list() -> Result<(), CliError> {
     let cached = Hub::new(HubSettings::from_env(), Progress::hidden()).cached();
-    if !std::io::stdout().is_terminal() {
-        return ui::out(&cached.iter().map(|model| format!("{}\n", model.reference)).collect::<String>());
-    }
     let rows: Vec<(String, String)> = cached
         .iter()
         .map(|model| {
