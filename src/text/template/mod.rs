@@ -2,7 +2,9 @@
 //!
 //! A template is untrusted: it gets no loader, no files and no clock but `strftime_now`, a budget
 //! of work (fuel, which bounds time and memory), a recursion limit and a cap on its output. What
-//! it raises is the client's error.
+//! it raises is the client's error. One gap is left: minijinja charges nothing for `+` on lists and
+//! has no hook for it, so `x = x + x` some 33 times takes memory without bound. Only the model's
+//! file or the operator's `--chat-template` can do that; a request has no say in the template.
 
 mod functions;
 mod python;
@@ -92,13 +94,30 @@ impl ChatTemplate {
         }
         let list = messages.iter().map(|m| m.to_value(self.typed));
         if !options.continue_final_message {
-            return self.render_values(list.collect(), options);
+            return self.render_filled(list.collect(), options);
         }
         let mut list: Vec<Json> = list.collect();
         if !list.last_mut().is_some_and(mark_end) {
             return Err(TextError::Template("continue_final_message needs a last message with text".into()));
         }
-        cut_at_mark(self.render_values(list, options)?)
+        cut_at_mark(self.render_filled(list, options)?)
+    }
+
+    /// Renders with absent content undefined, as templates that know tools expect; one that fails on
+    /// it (it joins every content with `+`) gets the empty text instead.
+    fn render_filled(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {
+        let silent = |m: &Json| m.get("content").is_none();
+        let filled = messages.iter().any(silent).then(|| {
+            let mut filled = messages.clone();
+            filled.iter_mut().filter(|m| silent(m)).for_each(|m| m["content"] = "".into());
+            filled
+        });
+        let rendered = self.render_values(messages, options);
+        match (rendered, filled) {
+            // The first error is about what the client sent.
+            (Err(first), Some(filled)) => self.render_values(filled, options).map_err(|_| first),
+            (rendered, _) => rendered,
+        }
     }
 
     fn render_values(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {

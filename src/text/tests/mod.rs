@@ -212,7 +212,9 @@ fn chats_are_rendered_and_tokenised_as_by_transformers() {
                     got == want && model.encode_chat(&messages, &options).unwrap() == ids(&case["ids"])
                 }
                 (Err(_), None) => true,
-                _ => false,
+                // Where transformers fails on a message without content, we put the empty text.
+                (Ok(_), None) => case["error"].as_str().is_some_and(|e| e.contains("no attribute 'content'")),
+                (Err(_), Some(_)) => false,
             };
             if !same {
                 wrong.push(format!(
@@ -223,4 +225,28 @@ fn chats_are_rendered_and_tokenised_as_by_transformers() {
         }
     }
     assert!(wrong.is_empty(), "{} differ\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_turn_that_only_calls_tools_is_rendered_by_a_template_without_tools() {
+    let source = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' \
+                  + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let template = ChatTemplate::new(source, Map::new(), "chatml").unwrap();
+    let call = json!({"id": "c", "type": "function", "function": {"name": "sky", "arguments": "{}"}});
+    let messages: Vec<ChatMessage> = serde_json::from_value(json!([
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": null, "tool_calls": [call]},
+        {"role": "tool", "content": "clear", "tool_call_id": "c"},
+    ]))
+    .unwrap();
+    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    assert_eq!(
+        template.render(&messages, &options).unwrap(),
+        "<|im_start|>user\nWeather?<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>tool\nclear<|im_end|>\n\
+         <|im_start|>assistant\n"
+    );
+    // One that tells absent content from empty keeps to what it does.
+    let source = "{% for m in messages %}{{ m.content if m.content is defined else 'calls' }} {% endfor %}";
+    let template = ChatTemplate::new(source, Map::new(), "tells").unwrap();
+    assert_eq!(template.render(&messages, &RenderOptions::default()).unwrap(), "Weather? calls clear ");
 }
