@@ -87,7 +87,6 @@ fn a_model_that_is_nowhere_ends_with_code_3_and_one_line() {
     }
     let error = failure(&sconce(home.path(), &["pull", "./missing.gguf"]), 3);
     assert_eq!(error, "error: no such file or folder: ./missing.gguf");
-    assert_eq!(stdout(&sconce(home.path(), &["list"])), "");
 }
 
 #[test]
