@@ -69,6 +69,7 @@ impl App {
             max_batch_prompts: self.config.max_batch_prompts,
             vocab_size: info.vocab_size,
             max_model_len: info.max_model_len,
+            max_queued_tokens: info.max_queued_tokens,
             longest_token_bytes: text.longest_token_bytes(),
             defaults: text.defaults(),
             eos_token_ids: text.eos_token_ids().to_vec(),

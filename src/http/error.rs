@@ -119,6 +119,15 @@ impl ApiError {
         Self::with(StatusCode::BAD_REQUEST, "context_length_exceeded", Some(param), message)
     }
 
+    /// Prompts of one request that the queue could never hold together.
+    pub fn batch_never_fits(at_least: usize, limit: usize) -> Self {
+        let message = format!(
+            "Invalid 'prompt': the prompts together, each counted once a choice, have at least {at_least} tokens but \
+             the queue holds {limit}: send fewer prompts in a request or lower n.",
+        );
+        Self::with(StatusCode::BAD_REQUEST, "never_fits", Some("prompt"), message)
+    }
+
     /// No such model.
     pub fn model(name: &str) -> Self {
         let shown: String = name.chars().filter(|c| !c.is_control()).take(128).collect();

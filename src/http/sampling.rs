@@ -23,6 +23,7 @@ pub(super) struct Limits {
     pub(super) max_batch_prompts: usize,
     pub(super) vocab_size: usize,
     pub(super) max_model_len: usize,
+    pub(super) max_queued_tokens: usize,
     pub(super) longest_token_bytes: usize,
     pub(super) defaults: SamplingDefaults,
     pub(super) eos_token_ids: Vec<u32>,

@@ -144,7 +144,7 @@ async fn a_full_queue_is_429_with_whole_seconds() {
     assert!((1..=60).contains(&seconds));
     assert_eq!(loading.metric(r#"sconce_rejected_total{reason="queue_full"}"#), 1.0);
     // A batch is taken whole or not at all: what was submitted of it is aborted.
-    let body = json!({"prompt": ["0123456789", "0123456789", "0123456789", "0123456789"]});
+    let body = json!({"prompt": ["0123456789", "0123456789"]});
     let response = ask(loading.addr, "/v1/completions", &body).await;
     assert_eq!(response.status, 429);
     drop(end);
@@ -160,6 +160,30 @@ async fn what_can_never_fit_is_400_at_once() {
     body["max_tokens"] = 100.into();
     let response = ask(server.addr, CHAT, &body).await;
     assert_eq!((response.status, response.error()["code"].as_str()), (400, Some("never_fits")));
+}
+
+#[tokio::test]
+async fn a_batch_that_the_queue_can_never_hold_is_400() {
+    let mut server = Server::with(config(), sconce::engine::EngineInfo { max_queued_tokens: 10, ..info() }).await;
+    for body in [
+        json!({"prompt": ["abcd", "abcd", "abcd"]}),
+        json!({"prompt": ["ab", "ab"], "n": 2}),
+        json!({"prompt": [[97, 97, 97, 97, 97, 97], [97, 97, 97, 97, 97]]}),
+    ] {
+        let response = ask(server.addr, "/v1/completions", &body).await;
+        assert_eq!(response.verdict(), verdict(400, "never_fits", "prompt"), "{body}");
+        let message = response.error()["message"].to_string();
+        assert!(message.contains("at least 1") && message.contains("holds 10"), "{message}");
+    }
+    // A single request may be longer than the queue; a batch that just fits passes.
+    let one = json!({"prompt": "a prompt of more than ten"});
+    for (body, prompts) in [(one, 1), (json!({"prompt": ["abcd", "abcd"]}), 2)] {
+        let mut connection = send(server.addr, post("/v1/completions", &body)).await;
+        for _ in 0..prompts {
+            server.engine.added().await.started(0).eos(0);
+        }
+        assert_eq!(connection.response().await.status, 200);
+    }
 }
 
 #[tokio::test]

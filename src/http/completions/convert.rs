@@ -22,6 +22,7 @@ pub(super) fn convert(request: &CompletionRequest, text: &dyn TextService, limit
         ..common.params.clone()
     };
     let mut prompts = Vec::with_capacity(request.prompts.len());
+    let mut queued = 0_usize;
     for (i, input) in request.prompts.iter().enumerate() {
         let path = if request.prompts.len() > 1 { format!("prompt[{i}]") } else { "prompt".to_owned() };
         let (ids, original) = match input {
@@ -33,6 +34,11 @@ pub(super) fn convert(request: &CompletionRequest, text: &dyn TextService, limit
         };
         if ids.is_empty() {
             return Err(ApiError::value(&path, format!("Invalid '{path}': the prompt has no tokens.")));
+        }
+        // The engine's queue takes any single request, but several only within its limit.
+        queued = queued.saturating_add(ids.len().saturating_mul(common.n as usize));
+        if request.prompts.len() > 1 && queued > limits.max_queued_tokens {
+            return Err(ApiError::batch_never_fits(queued, limits.max_queued_tokens));
         }
         let max_tokens = fit_context("prompt", ids.len(), common.max_tokens, DEFAULT_MAX_TOKENS, limits.max_model_len)?;
         let mut prompt = Prompt::new(ids, prompt_logprobs.is_some());
