@@ -30,6 +30,8 @@ pub(super) enum On {
 pub(super) enum Kind {
     Bool,
     Int(i128, i128),
+    /// As `Int`, or `false` as a way to say nothing.
+    IntOrFalse(i128, i128),
     Num(f64, f64),
     /// A string of at most so many characters.
     Str(usize),
@@ -81,7 +83,7 @@ const TEXT_ONLY: Rule = Rule::Neutral(|v, _| v.as_array().is_some_and(|a| a.iter
 
 const TOKENS: Kind = Kind::Int(0, u32::MAX as i128);
 const LONG: Kind = Kind::Str(usize::MAX);
-use Kind::{Any, Bool, Int, List, Map as Object, Num, Str};
+use Kind::{Any, Bool, Int, IntOrFalse, List, Map as Object, Num, Str};
 use On::{Both, Chat, Completions};
 use Rule::{Honoured, Ignored};
 
@@ -107,7 +109,8 @@ pub(super) static FIELDS: &[Field] = &[
     field("stream_options", Both, Object, Honoured),
     field("logprobs", Chat, Bool, Honoured),
     field("top_logprobs", Chat, Int(0, 20), Honoured),
-    field("logprobs", Completions, Int(0, 5), Honoured),
+    // Routers add the `false` that only a chat request knows.
+    field("logprobs", Completions, IntOrFalse(0, 5), Honoured),
     field("echo", Completions, Bool, Honoured),
     // vLLM's extensions.
     field("top_k", Both, Int(-1, i32::MAX as i128), Honoured),
@@ -261,7 +264,8 @@ fn check_kind(field: &Field, value: &Value) -> Result<(), ApiError> {
     };
     match field.kind {
         Bool if !value.is_boolean() => wrong("a boolean"),
-        Int(low, high) => match integer(value) {
+        IntOrFalse(..) if value == &Value::Bool(false) => Ok(()),
+        Int(low, high) | IntOrFalse(low, high) => match integer(value) {
             None if value.as_f64().is_some_and(|f| f.fract() == 0.0) => range(low.to_string(), high.to_string()),
             None => wrong("an integer"),
             Some(n) if n < low || n > high => range(low.to_string(), high.to_string()),

@@ -308,9 +308,13 @@ async fn what_cannot_be_honoured_is_refused_and_neutral_values_pass() {
             passes(&mut server, path, field, value.clone()).await;
         }
     }
-    for (field, value) in
-        [("suffix", json!("")), ("echo", json!(false)), ("prompt", json!([97])), ("logprobs", Value::Null)]
-    {
+    for (field, value) in [
+        ("suffix", json!("")),
+        ("echo", json!(false)),
+        ("prompt", json!([97])),
+        ("logprobs", Value::Null),
+        ("logprobs", json!(false)),
+    ] {
         passes(&mut server, COMPLETIONS, field, value).await;
     }
     refused(&server, CHAT, "chat_template_kwargs", json!({"loop": 1}), "chat_template_kwargs.loop").await;
