@@ -341,6 +341,8 @@ async fn messages_are_checked_to_the_path() {
         {"role": "assistant", "content": null, "tool_calls": call},
         {"role": "tool", "tool_call_id": "c", "content": "1", "made_up": 5},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}, {"role": "user", "content": ""},
+        {"role": "assistant", "content": null, "refusal": "no"},
+        {"role": "assistant", "content": "x", "function_call": null, "audio": null},
     ]);
     passes(&mut server, CHAT, "messages", good).await;
     let image = json!({"type": "image_url", "image_url": {"url": "http://x"}});
@@ -358,6 +360,10 @@ async fn messages_are_checked_to_the_path() {
         (json!([{"role": "user", "content": [{"type": "text", "text": "x"}, image]}]), "messages[0].content[1]"),
         (json!([{"role": "user", "content": "x", "name": 5}]), "messages[0].name"),
         (json!([{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
+        (json!([{"role": "assistant"}]), "messages[0].content"),
+        (json!([{"role": "assistant", "content": null, "tool_calls": []}]), "messages[0].content"),
+        (json!([{"role": "assistant", "function_call": {"name": "f"}}]), "messages[0].function_call"),
+        (json!([{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]), "messages[0].function_call"),
         (json!([{"role": "assistant", "tool_calls": 5}]), "messages[0].tool_calls"),
         (json!([{"role": "assistant", "tool_calls": [5]}]), "messages[0].tool_calls[0]"),
         (json!([{"role": "assistant", "tool_calls": [{"function": {}}]}]), "messages[0].tool_calls[0].function.name"),

@@ -97,10 +97,18 @@ fn message(value: &Value, path: &str) -> Result<ChatMessage, ApiError> {
         let message = format!("Invalid '{role_path}': supported roles are {}.", ROLES.join(", "));
         return Err(ApiError::value(&role_path, message));
     }
-    let content = content(object.get("content"), &format!("{path}.content"))?;
+    let mut content = content(object.get("content"), &format!("{path}.content"))?;
+    if content.is_none() && role == "assistant" {
+        content = optional_string(object, "refusal", path)?.map(MessageContent::Text);
+    }
     let tool_calls = tool_calls(object, path, &role)?;
+    for name in ["function_call", "audio"] {
+        if object.get(name).is_some_and(|v| !v.is_null()) {
+            return Err(ApiError::unsupported(&format!("{path}.{name}"), ""));
+        }
+    }
     // An assistant may only have called tools; a function may have returned nothing.
-    if content.is_none() && !matches!(role.as_str(), "assistant" | "function") {
+    if content.is_none() && tool_calls.is_none() && role != "function" {
         return Err(ApiError::missing(&format!("{path}.content")));
     }
     let tool_call_id = optional_string(object, "tool_call_id", path)?;
@@ -115,9 +123,6 @@ fn message(value: &Value, path: &str) -> Result<ChatMessage, ApiError> {
         Some(text) => Some(text),
         None => optional_string(object, "reasoning", path)?,
     };
-    if object.get("audio").is_some_and(|v| !v.is_null()) {
-        return Err(ApiError::unsupported(&format!("{path}.audio"), ""));
-    }
     Ok(ChatMessage { role, content, name, tool_calls, tool_call_id, reasoning_content })
 }
 
