@@ -176,7 +176,12 @@ impl Telemetry {
     /// Makes the registry with every metric in it, at zero.
     pub fn new(config: &TelemetryConfig) -> Arc<Self> {
         let r = Registry::new(config);
-        r.info(&table::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION").to_owned())]);
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("backend", "cpu".to_owned()),
+            ("commit", option_env!("SCONCE_COMMIT").unwrap_or("unknown").to_owned()),
+        ];
+        r.info(&table::BUILD_INFO, &build);
         Arc::new(Self {
             running: r.gauge(&table::RUNNING),
             waiting: r.gauge(&table::WAITING),

@@ -149,7 +149,8 @@ pub(super) const QUEUE_TOKENS: Metric =
     row("sconce_queue_tokens", Kind::Gauge, "Prompt tokens submitted and not yet scheduled");
 pub(super) const DRAINING: Metric =
     row("sconce_draining", Kind::Gauge, "1 from the first stop signal until the process ends");
-pub(super) const BUILD_INFO: Metric = row("sconce_build_info", Kind::Gauge, "Version, as labels; always 1");
+pub(super) const BUILD_INFO: Metric =
+    row("sconce_build_info", Kind::Gauge, "Version, backend and commit, as labels; always 1");
 pub(super) const STARTUP: Metric = row("sconce_startup_seconds", Kind::Gauge, "Duration of a phase of the start-up");
 pub(super) const RECEIVED: Metric = row(
     "sconce_requests_received_total",
