@@ -211,7 +211,7 @@ pub(super) struct UnknownFields(Mutex<HashSet<String>>);
 const MOST_NAMES_LOGGED: usize = 256;
 
 impl UnknownFields {
-    fn log_once(&self, name: &str) {
+    pub(super) fn log_once(&self, name: &str) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() < MOST_NAMES_LOGGED && seen.insert(shown(name)) {
             tracing::warn!(field = shown(name), "a request field that nobody knows is ignored");

@@ -14,10 +14,26 @@ use super::body::read_json;
 use super::chat::read_messages;
 use super::error::ApiError;
 use super::generate::json_response;
-use super::json::{parse_object, token_id, type_name};
+use super::json::{parse_object, shown, token_id, type_name};
 use super::sampling::Limits;
 use super::text::{TextService, decode, text_error, token_display};
 use super::usage::to_json;
+
+/// Fields that `/tokenize` reads.
+const TOKENIZE: &[&str] = &[
+    "model",
+    "prompt",
+    "messages",
+    "add_special_tokens",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template_kwargs",
+    "return_token_strs",
+];
+/// Fields that `/detokenize` reads.
+const DETOKENIZE: &[&str] = &["model", "tokens"];
+/// Fields of vLLM's that would change the ids and can't be honoured: only empty ones pass.
+const UNSUPPORTED: &[&str] = &["tools", "chat_template", "mm_processor_kwargs"];
 
 #[derive(Serialize)]
 struct Tokenized {
@@ -36,7 +52,10 @@ pub(super) async fn tokenize(app: Arc<App>, request: Request<Incoming>) -> Resul
     let serving = app.serving()?;
     let (text, limits) = (serving.text.clone(), serving.limits.clone());
     let bytes = read_json(request, &app.config).await?;
-    let map = read_map(&app, &bytes)?;
+    let map = read_map(&app, &bytes, TOKENIZE)?;
+    if map.contains_key("prompt") && map.contains_key("messages") {
+        return Err(ApiError::value("messages", "Give either 'prompt' or 'messages', not both."));
+    }
     let json = app.pool.run(move || Ok(to_json(&tokenized(&map, &*text, &limits)?))).await?;
     Ok(json_response(json))
 }
@@ -45,7 +64,7 @@ pub(super) async fn detokenize(app: Arc<App>, request: Request<Incoming>) -> Res
     let serving = app.serving()?;
     let (text, vocab_size) = (serving.text.clone(), serving.engine.info().vocab_size);
     let bytes = read_json(request, &app.config).await?;
-    let map = read_map(&app, &bytes)?;
+    let map = read_map(&app, &bytes, DETOKENIZE)?;
     let json = app
         .pool
         .run(move || {
@@ -62,9 +81,25 @@ pub(super) async fn detokenize(app: Arc<App>, request: Request<Incoming>) -> Res
     Ok(json_response(json))
 }
 
-fn read_map(app: &App, bytes: &Bytes) -> Result<Map<String, Value>, ApiError> {
+fn read_map(app: &App, bytes: &Bytes, known: &[&str]) -> Result<Map<String, Value>, ApiError> {
     let mut map = parse_object(bytes, app.config.max_json_depth)?;
     map.retain(|_, v| !v.is_null());
+    let mut unknown = 0;
+    for (name, value) in map.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+        if UNSUPPORTED.contains(&name.as_str()) {
+            let empty =
+                matches!(value, Value::Array(a) if a.is_empty()) || matches!(value, Value::Object(o) if o.is_empty());
+            if !empty {
+                return Err(ApiError::unsupported(name, ""));
+            }
+        } else if app.config.strict_fields {
+            return Err(ApiError::unknown_field(&shown(name)));
+        } else {
+            app.unknown_fields.log_once(name);
+            unknown += 1;
+        }
+    }
+    app.telemetry.unknown_fields(unknown);
     match map.get("model") {
         None => Ok(map),
         Some(Value::String(name)) if app.config.served_names.contains(name) => Ok(map),

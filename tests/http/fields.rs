@@ -375,3 +375,20 @@ async fn messages_are_checked_to_the_path() {
         "continue_final_message": true});
     assert_eq!(ask(server.addr, CHAT, &both).await.error()["param"], "continue_final_message");
 }
+
+#[tokio::test]
+async fn tokenize_refuses_what_would_change_the_ids() {
+    let server = Server::start().await;
+    let messages = json!([{"role": "user", "content": "x"}]);
+    for (body, code, param) in [
+        (json!({"messages": messages, "tools": [{"type": "function"}]}), "unsupported_parameter", "tools"),
+        (json!({"messages": messages, "chat_template": "x"}), "unsupported_parameter", "chat_template"),
+        (json!({"messages": messages, "prompt": "x"}), "invalid_value", "messages"),
+    ] {
+        let response = ask(server.addr, "/tokenize", &body).await;
+        assert_eq!(response.status, 400, "{body}");
+        assert_eq!((&response.error()["code"], &response.error()["param"]), (&json!(code), &json!(param)));
+    }
+    let neutral = json!({"messages": messages, "tools": [], "prompt": null, "router_field": 1});
+    assert_eq!(ask(server.addr, "/tokenize", &neutral).await.status, 200);
+}
