@@ -1,7 +1,7 @@
 //! Causal attention over paged keys and values, for any mix of prefill and decode rows.
 //!
 //! Softmax is split over the cache as in flash attention (Dao et al., arXiv:2205.14135): chunks of
-//! [`CHUNK`] tokens at absolute positions give (max, sum, weighted values), and these are folded in
+//! `CHUNK` tokens at absolute positions give (max, sum, weighted values), and these are folded in
 //! order of position. Nothing else orders the arithmetic of a row, so its bits do not depend on the
 //! rows computed beside it, on how its prompt was cut, on where its blocks lie, or on threads. What
 //! lies outside a row's window adds exact zeros or is skipped.
