@@ -1,4 +1,4 @@
-//! Every hot operation as one file: shape checks, the CPU version (which is the reference), later the CUDA launch.
+//! Every hot operation as one file: shape checks, the CPU version (which is the reference), the CUDA launch.
 //!
 //! # Layout
 //! - `dtype`, `dequant`: storage types of weights and their values
@@ -6,6 +6,7 @@
 //! - `device`, `pool`, `simd`: the CPU, its instruction set and threads, vectors written once
 //! - `kv`, `arena`: cache kinds, block geometry, the memory that holds keys and values
 //! - `qkv_post`, `attention`: per-head norms, rope and cache writes; attention over paged blocks
+//! - `gpu`: the same operations as launches of CUDA kernels
 //! - `norm`, `rope`, `activation`, `elementwise`: the rest of a layer
 pub mod activation;
 pub mod arena;
@@ -17,6 +18,7 @@ pub mod device;
 pub mod dtype;
 pub mod elementwise;
 pub mod error;
+pub mod gpu;
 pub mod kv;
 pub mod linear;
 pub mod norm;

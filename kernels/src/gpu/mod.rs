@@ -1,0 +1,10 @@
+//! Kernels of a CUDA device as plain data: what is launched with which parameters, decided here and executed elsewhere.
+//!
+//! # Layout
+//! - `launch`: a kernel launch as a value: name, grid, parameter bytes
+//! - one file an operation, beside `kernels/cuda/<operation>.cu`: its parameter struct and the launch it makes
+//!
+//! Nothing in here needs a card, a driver or the `cuda` feature, so the same launches run on the card, on the
+//! emulator of `kernels/cuda/emu`, or into a recording that a test reads.
+
+pub mod launch;
