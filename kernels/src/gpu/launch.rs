@@ -14,7 +14,7 @@ impl DevicePtr {
 
     /// The address `bytes` further on.
     #[must_use]
-    pub fn add(self, bytes: usize) -> Self {
+    pub fn byte_add(self, bytes: usize) -> Self {
         Self(self.0 + bytes as u64)
     }
 }
@@ -54,7 +54,7 @@ pub struct Launch {
     pub module: &'static str,
     /// Name of the kernel in it.
     pub kernel: String,
-    /// Blocks in x, y, z.
+    /// Blocks in x, y, z. With a 0 there is nothing to do, and executors skip the launch.
     pub grid: [u32; 3],
     /// Threads a block.
     pub threads: u32,

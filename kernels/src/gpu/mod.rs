@@ -8,3 +8,4 @@
 //! emulator of `kernels/cuda/emu`, or into a recording that a test reads.
 
 pub mod launch;
+pub mod norm;

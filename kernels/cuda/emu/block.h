@@ -1,0 +1,108 @@
+// One thread block at a time: a fiber a CUDA thread, its barrier, its warps' collective operations, its deferred copies.
+//
+// Threads run until they wait. What hardware leaves undefined is made visible here: shared memory and the destination of a
+// copy in flight hold NaN (all bits set), and a wait that can't end is an error text.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fiber.h"
+#include "types.h"
+
+namespace emu {
+
+// Every byte of memory that nobody wrote: NaN in f32, bf16, f16 and e4m3, -1 as an integer.
+constexpr int kPoison = 0xFF;
+
+// A copy into shared memory that was issued and not yet waited for.
+struct Copy {
+    void* to;
+    const void* from;  // null: zeros
+    unsigned bytes;
+};
+
+enum class State { kReady, kBarrier, kWarp, kDone };
+
+struct Thread {
+    Fiber fiber;
+    uint3 index;
+    unsigned linear;
+    State state;
+    // Groups of copies, oldest first; the last one is still open.
+    std::vector<std::vector<Copy>> groups;
+};
+
+// What one lane brings to a collective operation of its warp. It lies on the stack of the waiting lane.
+struct WarpCall {
+    const char* what;
+    uint32_t mask;
+    // Performs the operation for every lane of `mask`; a lane that has ended has no call.
+    void (*run)(WarpCall* const* lanes, uint32_t mask);
+};
+
+struct Warp {
+    WarpCall* waiting[32];
+    uint32_t ended;
+};
+
+// The block that runs now, and the launch that it belongs to.
+struct Machine {
+    const char* kernel;
+    void (*entry)(const void* params);
+    const void* params;
+    uint3 block_index;
+    dim3 block_dim, grid_dim;
+    unsigned char* shared;
+    size_t shared_bytes;
+    // Counts blocks over the life of the process.
+    uint64_t block_serial;
+    uint64_t random;
+    std::vector<Thread> threads;
+    std::vector<Warp> warps;
+    // Threads that may run, in the order in which they will.
+    std::vector<unsigned> ready;
+    size_t ready_front;
+    unsigned at_barrier, done;
+    bool waited_for_previous;
+    std::vector<std::pair<const unsigned char*, size_t>> shared_ranges;
+    Fiber main;
+    std::string error;
+};
+
+// The kernels' libraries hide their own symbols, so that equal names in two of them stay apart; these they share.
+#pragma GCC visibility push(default)
+extern Machine machine;
+extern Thread* current;
+
+// Runs one block to its end; false with `machine.error` when it can't end.
+bool run_block();
+
+// Waits until every thread of the block is here.
+void barrier();
+
+// Waits until every lane of `call.mask` that has not ended brings the same call; the last one runs it.
+void join_warp(WarpCall& call);
+
+// Ends the launch with an error text; control does not come back to this thread.
+void fail(const std::string& text);
+
+// Fills a static shared array with poison when a block sees it first.
+void shared_array(void* array, size_t bytes, uint64_t& seen_by);
+
+// Whether `bytes` at `address` lie in the block's shared memory.
+bool is_shared(const void* address, size_t bytes);
+
+// Issues a copy into the open group; its destination is poison until it is waited for.
+void copy_later(const Copy& copy);
+void commit_copies();
+// Completes every closed group but the last `pending`.
+void wait_copies(unsigned pending);
+
+#pragma GCC visibility pop
+
+inline unsigned lane_index() { return current->linear & 31u; }
+
+}  // namespace emu

@@ -1,0 +1,36 @@
+//! Every CUDA kernel against its CPU reference, on the emulator of `kernels/cuda/emu`: no card is needed.
+//!
+//! # Layout
+//! - `build`: compiles the kernels with the host's C++ compiler
+//! - `emu`: device buffers and launches; runs a test in a child process under the address sanitizer
+//! - `emulator`: tests of the emulator itself
+//! - `testing`: seeded values and comparison
+//! - one module an operation
+
+mod build;
+mod emu;
+mod emulator;
+mod norm;
+mod testing;
+
+use sconce_kernels::gpu::launch::Params;
+
+/// Name and size of every parameter struct.
+fn parameter_structs() -> Vec<(&'static str, usize)> {
+    fn size<P: Params>() -> (&'static str, usize) {
+        (P::NAME, size_of::<P>())
+    }
+    vec![size::<sconce_kernels::gpu::norm::RmsNormParams>(), size::<emulator::SelfTestParams>()]
+}
+
+#[test]
+fn parameter_structs_have_the_size_of_their_twins() {
+    emu::emulated(|emu| {
+        let ours = parameter_structs();
+        for kernel in emu.kernels() {
+            let found = ours.iter().find(|(name, _)| *name == kernel.params_name);
+            let Some((_, bytes)) = found else { panic!("{}: no Rust struct {}", kernel.name, kernel.params_name) };
+            assert_eq!(*bytes, kernel.params_bytes, "{}: size of {}", kernel.name, kernel.params_name);
+        }
+    });
+}
