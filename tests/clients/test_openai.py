@@ -57,6 +57,33 @@ def test_same_seed_same_text_whatever_else_runs(client):
     assert len(set(texts)) > 3, "other seeds give other texts"
 
 
+def test_scores_do_not_depend_on_cache_or_neighbours(client):
+    """The same request computed whole, from the prefix cache and beside others of every length: the same bits."""
+    story = " ".join(f"On day {i} the ship passed island number {i * 7 % 31}." for i in range(30))
+    messages = [{"role": "user", "content": story + " Which island came last?"}]
+    fixed = dict(model=model_of(client), messages=messages, max_tokens=24, temperature=0.7, seed=9, logprobs=True, top_logprobs=5)
+
+    def ask(salt):
+        answer = client.chat.completions.create(**fixed, extra_body={"cache_salt": salt})
+        scores = [(e.token, e.logprob, [(t.token, t.logprob) for t in e.top_logprobs]) for e in answer.choices[0].logprobs.content]
+        return answer.usage.prompt_tokens_details.cached_tokens, scores
+
+    cached, first = ask("a")
+    assert cached == 0 and len(first) > 4
+    cached, again = ask("a")
+    assert cached > 256 and again == first, "from the cache"
+
+    def noise(i):
+        prompt = "word " * (1 + 97 * i % 800)
+        return client.completions.create(model=fixed["model"], prompt=prompt, max_tokens=20 + i, temperature=1, seed=i)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        others = [pool.submit(noise, i) for i in range(12)]
+        beside = [pool.submit(ask, salt) for salt in ("b", "c", "a")]
+        assert [job.result()[1] for job in beside] == [first] * 3, "beside others"
+        assert [job.result().choices[0].finish_reason for job in others]
+
+
 def test_n_choices(client):
     answer = client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=12, n=3, seed=3)
     assert sorted(c.index for c in answer.choices) == [0, 1, 2]

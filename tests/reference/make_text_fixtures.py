@@ -15,7 +15,6 @@ Pins: transformers 5.24.0, tokenizers 0.23.3, sentencepiece 0.2.3, gguf 0.19.0, 
 """
 
 import argparse
-import datetime
 import io
 import json
 import pathlib
@@ -24,12 +23,12 @@ import tempfile
 import gguf
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
 from transformers.tokenization_utils_base import generate_merges
-from transformers.utils import chat_template_utils
 
 import chat_cases
+from chats import render
 from text_cases import TEXTS, TRAINING
 
 OUT = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "text"
@@ -147,33 +146,9 @@ def write_sentencepiece(tokens):
     tokens["sentencepiece_decoded"] = [made.decode(ids) for ids in tokens["sentencepiece_json"]]
 
 
-class FixedClock(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return cls(2026, 11, 24, 9, 5, 7)
-
-
 def write_chats(tokenizer):
-    """Every template with every conversation; a refusal is recorded as such."""
-    chat_template_utils.datetime = FixedClock
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    templates = []
-    for name, (source, bos, eos) in chat_cases.TEMPLATES.items():
-        fast.bos_token, fast.eos_token = bos, eos
-        cases = []
-        for chat, (messages, options) in chat_cases.CHATS.items():
-            case = {"chat": chat}
-            try:
-                arguments = dict(chat_template=source, **options)
-                case["text"] = fast.apply_chat_template(messages, tokenize=False, **arguments)
-                case["ids"] = fast.apply_chat_template(messages, tokenize=True, return_dict=False, **arguments)
-            except Exception as error:  # the template's own refusal, or jinja's
-                case.pop("text", None)
-                case["error"] = str(error)
-            cases.append(case)
-        templates.append({"name": name, "source": source, "bos": bos, "eos": eos, "cases": cases})
-    chats = [{"name": n, "messages": m, "options": o} for n, (m, o) in chat_cases.CHATS.items()]
-    (OUT / "chats.json").write_text(json.dumps({"chats": chats, "templates": templates}, ensure_ascii=False, indent=1))
+    chats = render(tokenizer, chat_cases.TEMPLATES)
+    (OUT / "chats.json").write_text(json.dumps(chats, ensure_ascii=False, indent=1))
 
 
 def write_models(folder):

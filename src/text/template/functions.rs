@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::python;
@@ -10,13 +10,16 @@ use super::python;
 /// Marks a message raised by the template itself, to be told to the client as it stands.
 pub(super) const RAISED: &str = "\u{1}";
 
-/// Registers `raise_exception`, `tojson` and `string`.
+/// Registers `raise_exception`, `tojson`, `string`, and `iterable` as Python means it: nothing (None) isn't.
 pub(super) fn register(env: &mut Environment<'static>) {
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });
     env.add_filter("tojson", tojson);
     env.add_filter("string", |state: &State, value: Value| python::to_text(&value, state));
+    env.add_test("iterable", |value: &Value| {
+        !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
+    });
 }
 
 /// Methods of Python's types: minijinja's, and `title` as Python does it (a letter after anything

@@ -107,9 +107,11 @@ impl ChatTemplate {
     /// it (it joins every content with `+`) gets the empty text instead.
     fn render_filled(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {
         let silent = |m: &Json| m.get("content").is_none();
+        let nothing: Json =
+            if self.typed { serde_json::json!([{"type": "text", "text": ""}]) } else { Json::String(String::new()) };
         let filled = messages.iter().any(silent).then(|| {
             let mut filled = messages.clone();
-            filled.iter_mut().filter(|m| silent(m)).for_each(|m| m["content"] = "".into());
+            filled.iter_mut().filter(|m| silent(m)).for_each(|m| m["content"] = nothing.clone());
             filled
         });
         let rendered = self.render_values(messages, options);
