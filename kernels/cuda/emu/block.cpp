@@ -17,32 +17,42 @@ uint64_t next_random() {
     return z ^ (z >> 31);
 }
 
+void make_ready(const Thread& thread) { machine.warps[thread.linear / 32].ready |= 1u << (thread.linear & 31); }
+
 void make_all_ready() {
     Machine& m = machine;
-    m.ready.clear();
-    m.ready_front = 0;
     for (Thread& thread : m.threads) {
         thread.state = State::kReady;
-        m.ready.push_back(thread.linear);
+        make_ready(thread);
     }
     if (m.random == 0) return;
-    for (size_t i = m.ready.size(); i > 1; --i) std::swap(m.ready[i - 1], m.ready[next_random() % i]);
+    for (size_t i = m.warp_order.size(); i > 1; --i) std::swap(m.warp_order[i - 1], m.warp_order[next_random() % i]);
+    for (Warp& warp : m.warps) warp.first_lane = next_random() % 32;
 }
 
-// The next thread to run; null when none can.
+// Takes a ready lane of a warp; null when it has none.
+Thread* take(unsigned index) {
+    Warp& warp = machine.warps[index];
+    if (warp.ready == 0) return nullptr;
+    const uint32_t later = warp.ready & ~0u << warp.first_lane;
+    const unsigned lane = static_cast<unsigned>(__builtin_ctz(later ? later : warp.ready));
+    warp.ready &= ~(1u << lane);
+    return &machine.threads[index * 32 + lane];
+}
+
+// The next thread to run, of the same warp while that has one; null when none can.
 Thread* pick() {
     Machine& m = machine;
-    if (m.ready_front == m.ready.size() && m.at_barrier == m.threads.size()) {
+    if (m.at_barrier == m.threads.size()) {
         m.at_barrier = 0;
         make_all_ready();
+    } else if (current) {
+        if (Thread* next = take(current->linear / 32)) return next;
     }
-    if (m.ready_front == m.ready.size()) return nullptr;
-    const unsigned next = m.ready[m.ready_front++];
-    if (m.ready_front == m.ready.size() || m.ready_front == 4096) {
-        m.ready.erase(m.ready.begin(), m.ready.begin() + static_cast<ptrdiff_t>(m.ready_front));
-        m.ready_front = 0;
+    for (unsigned index : m.warp_order) {
+        if (Thread* next = take(index)) return next;
     }
-    return &m.threads[next];
+    return nullptr;
 }
 
 // Runs others until this thread is ready again.
@@ -73,7 +83,7 @@ bool complete(Warp& warp, unsigned first_thread, uint32_t mask) {
         Thread& thread = machine.threads[first_thread + lane];
         if (thread.state != State::kWarp) continue;  // the lane that came last runs on
         thread.state = State::kReady;
-        machine.ready.push_back(thread.linear);
+        make_ready(thread);
     }
     return true;
 }
@@ -133,6 +143,8 @@ void start_threads() {
     const unsigned count = m.block_dim.x * m.block_dim.y * m.block_dim.z;
     m.threads.resize(count);
     m.warps.assign((count + 31) / 32, Warp{});
+    m.warp_order.resize(m.warps.size());
+    for (unsigned i = 0; i < m.warp_order.size(); ++i) m.warp_order[i] = i;
     // Lanes that a partial last warp lacks count as ended.
     if (count % 32) m.warps.back().ended = ~0u << (count % 32);
     for (unsigned i = 0; i < count; ++i) {
@@ -156,6 +168,7 @@ bool run_block() {
     m.shared_ranges.assign(1, {m.shared, m.shared_bytes});
     memset(m.shared, kPoison, m.shared_bytes);
     start_threads();
+    current = nullptr;
     current = pick();
     switch_fiber(m.main, current->fiber);
     if (m.error.empty() && m.done != m.threads.size()) m.error = deadlock();

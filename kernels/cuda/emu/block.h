@@ -1,6 +1,7 @@
 // One thread block at a time: a fiber a CUDA thread, its barrier, its warps' collective operations, its deferred copies.
 //
-// Threads run until they wait. What hardware leaves undefined is made visible here: shared memory and the destination of a
+// A warp runs until all of its threads wait for the block, a thread until it waits at all: whoever comes first is as far
+// ahead of the others as a missing barrier lets it be. What hardware leaves undefined is made visible here: shared memory and the destination of a
 // copy in flight hold NaN (all bits set), and a wait that can't end is an error text.
 #pragma once
 #include <cstddef>
@@ -46,6 +47,9 @@ struct WarpCall {
 struct Warp {
     WarpCall* waiting[32];
     uint32_t ended;
+    uint32_t ready;
+    // Lanes run in ascending order from this one on.
+    unsigned first_lane;
 };
 
 // The block that runs now, and the launch that it belongs to.
@@ -62,9 +66,7 @@ struct Machine {
     uint64_t random;
     std::vector<Thread> threads;
     std::vector<Warp> warps;
-    // Threads that may run, in the order in which they will.
-    std::vector<unsigned> ready;
-    size_t ready_front;
+    std::vector<unsigned> warp_order;
     unsigned at_barrier, done;
     bool waited_for_previous;
     std::vector<std::pair<const unsigned char*, size_t>> shared_ranges;

@@ -146,3 +146,12 @@ KERNEL(probe_last_block, SelfTestParams, 32, 1) {
     __syncthreads();
     if (ticket[0] == gridDim.x - 1 && threadIdx.x == 31) out[2] = out[1];
 }
+
+// Reductions of common.cuh, one right behind the other: out[thread] = 3 sums and 3 maxima of in[3][threads].
+KERNEL(probe_reductions, SelfTestParams, 128, 1) {
+    wait_for_previous();
+    const float* in = static_cast<const float*>(p.in) + threadIdx.x;
+    float* out = static_cast<float*>(p.out) + threadIdx.x * 6;
+    for (int i = 0; i < 3; ++i) out[i] = block_sum(in[i * blockDim.x]);
+    for (int i = 0; i < 3; ++i) out[3 + i] = block_max(in[i * blockDim.x]);
+}

@@ -227,3 +227,20 @@ fn the_last_block_sees_what_all_wrote_in_any_order() {
         assert_eq!(orders.len(), 4, "orders of blocks");
     });
 }
+
+#[test]
+fn reductions_may_follow_one_another() {
+    emulated(|emu| {
+        for seed in 0..4 {
+            emu.seed = seed;
+            // Whole numbers: every order of summation gives the same bits.
+            let values: Vec<f32> = Random(seed).values(3 * 128).into_iter().map(|x| (1000.0 * x).round()).collect();
+            let (input, out) = (emu.upload(&values), emu.alloc::<f32>(6 * 128));
+            emu.launch(&launch("probe_reductions", 128, input.ptr(), out.ptr(), 0, 1));
+            let sums = values.chunks(128).map(|row| row.iter().sum::<f32>());
+            let want: Vec<f32> =
+                sums.chain(values.chunks(128).map(|row| row.iter().copied().fold(f32::MIN, f32::max))).collect();
+            assert!(out.read().chunks(6).all(|got| got == want), "seed {seed}");
+        }
+    });
+}
