@@ -2,10 +2,17 @@
 //!
 //! # Layout
 //! - `launch`: a kernel launch as a value: name, grid, parameter bytes
+//! - `modules`: the compiled kernels, with the feature `cuda`
 //! - one file an operation, beside `kernels/cuda/<operation>.cu`: its parameter struct and the launch it makes
 //!
-//! Nothing in here needs a card, a driver or the `cuda` feature, so the same launches run on the card, on the
+//! Nothing else in here needs a card, a driver or the `cuda` feature, so the same launches run on the card, on the
 //! emulator of `kernels/cuda/emu`, or into a recording that a test reads.
 
+pub mod activation;
+pub mod blocks;
+pub mod embed;
 pub mod launch;
+pub mod logits;
+#[cfg(feature = "cuda")]
+pub mod modules;
 pub mod norm;

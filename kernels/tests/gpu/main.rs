@@ -7,20 +7,32 @@
 //! - `testing`: seeded values and comparison
 //! - one module an operation
 
+mod activation;
+mod blocks;
 mod build;
+mod embed;
 mod emu;
 mod emulator;
+mod logits;
 mod norm;
 mod testing;
 
-use sconce_kernels::gpu::launch::Params;
+use sconce_kernels::gpu::{self, launch::Params};
 
 /// Name and size of every parameter struct.
 fn parameter_structs() -> Vec<(&'static str, usize)> {
     fn size<P: Params>() -> (&'static str, usize) {
         (P::NAME, size_of::<P>())
     }
-    vec![size::<sconce_kernels::gpu::norm::RmsNormParams>(), size::<emulator::SelfTestParams>()]
+    vec![
+        size::<gpu::activation::GatedParams>(),
+        size::<gpu::blocks::CopyBlocksParams>(),
+        size::<gpu::blocks::UpdateTablesParams>(),
+        size::<gpu::embed::EmbedParams>(),
+        size::<gpu::logits::ScaleSoftcapParams>(),
+        size::<gpu::norm::RmsNormParams>(),
+        size::<emulator::SelfTestParams>(),
+    ]
 }
 
 #[test]

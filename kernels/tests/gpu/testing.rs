@@ -19,7 +19,6 @@ impl Random {
     }
 
     /// A number below `end`.
-    #[allow(dead_code, reason = "the operations that draw indices follow")]
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.bits() % end as u64) as usize
     }

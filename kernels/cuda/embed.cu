@@ -1,0 +1,43 @@
+// Embedding: out[m] = table[token of row m] * scale, a block a row.
+//
+// A row's token is the step's, or, where that is kTakeSampled, what the sampler left in next_token[slot of the row].
+#include "common.cuh"
+
+struct EmbedParams {
+    const void* table;           // [vocab, width], T
+    const uint32_t* tokens;      // [rows]
+    const int* row_slot;         // [rows]; -1: a padding row, not written
+    const uint32_t* next_token;  // [slots]
+    void* out;                   // [rows, width], T
+    int vocab;
+    int width;  // a multiple of 8
+    float scale;
+    int rows;
+};
+
+constexpr int kThreads = 256;
+constexpr uint32_t kTakeSampled = 0xFFFFFFFFu;
+
+template <class T>
+__device__ __forceinline__ void embed(const EmbedParams& p) {
+    wait_for_previous();
+    launch_next();
+    const int row = blockIdx.x, slot = p.row_slot[row];
+    if (slot < 0) return;
+    uint32_t token = p.tokens[row];
+    if (token == kTakeSampled) token = p.next_token[slot];
+    // The host checks the tokens it sends; one beyond the table must not read beyond it.
+    const bool known = token < static_cast<uint32_t>(p.vocab);
+    const T* from = static_cast<const T*>(p.table) + static_cast<size_t>(known ? token : 0) * p.width;
+    T* to = static_cast<T*>(p.out) + static_cast<size_t>(row) * p.width;
+    const float scale = known ? p.scale : 0.0f;
+    for (int column = threadIdx.x * 8; column < p.width; column += blockDim.x * 8) {
+        Pack<T> x = load_pack(from + column);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x.v[i] = from_float<T>(to_float(x.v[i]) * scale);
+        store_pack(to + column, x);
+    }
+}
+
+KERNEL(embed_bf16, EmbedParams, kThreads, 1) { embed<__nv_bfloat16>(p); }
+KERNEL(embed_f16, EmbedParams, kThreads, 1) { embed<__half>(p); }
