@@ -13,15 +13,20 @@ use crate::rope::RopeTable;
 /// The metadata of one step, flat: what a device uploads once.
 #[derive(Clone, Copy, Debug)]
 pub struct StepInput<'a> {
-    /// Token ids, `[M]`.
+    /// Token ids, `[M]`; [`TOKEN_FROM_SLOT`] stands for the token that the device itself sampled last for the sequence.
     pub tokens: &'a [u32],
     /// Their positions, `[M]`.
     pub positions: &'a [u32],
-    /// Per cache group, the spans of rows that belong to one sequence.
+    /// Per cache group, the spans of rows that belong to one sequence; the same sequences in the same order in each.
     pub groups: &'a [Vec<SeqSpan<'a>>],
+    /// One entry a span: where a device keeps what it knows of the sequence. The CPU keeps nothing.
+    pub slots: &'a [u32],
     /// Rows of `M` whose logits are wanted, ascending.
     pub logit_rows: &'a [u32],
 }
+
+/// A token that only the device knows yet.
+pub const TOKEN_FROM_SLOT: u32 = u32::MAX;
 
 /// How a norm treats its weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,6 +56,8 @@ pub struct AttentionLayer<'a, V> {
 pub trait Backend {
     /// Activations.
     type Buffer: Default + Send;
+    /// Logits, in f32.
+    type Logits: Default + Send;
     /// Small parameters: norm weights.
     type Vector: Send;
     /// A weight matrix in the device's own layout, with its bias.
@@ -60,13 +67,13 @@ pub trait Backend {
     ///
     /// # Errors
     /// When shapes and data don't agree, or memory runs out.
-    fn linear_from(&self, parts: &[MatrixView<'_>], bias: Option<Vec<f32>>) -> Result<Self::Linear, KernelError>;
+    fn linear_from(&mut self, parts: &[MatrixView<'_>], bias: Option<Vec<f32>>) -> Result<Self::Linear, KernelError>;
 
     /// Brings a vector to the device.
     ///
     /// # Errors
     /// When memory runs out.
-    fn vector_from(&self, data: Vec<f32>) -> Result<Self::Vector, KernelError>;
+    fn vector_from(&mut self, data: Vec<f32>) -> Result<Self::Vector, KernelError>;
 
     /// Bytes a matrix takes on the device.
     fn linear_bytes(&self, linear: &Self::Linear) -> usize;
@@ -78,7 +85,13 @@ pub trait Backend {
     ///
     /// # Errors
     /// When memory runs out.
-    fn resize(&self, buffer: &mut Self::Buffer, len: usize) -> Result<(), KernelError>;
+    fn resize(&mut self, buffer: &mut Self::Buffer, len: usize) -> Result<(), KernelError>;
+
+    /// Makes `logits` hold `len` elements; contents are unspecified.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    fn resize_logits(&mut self, logits: &mut Self::Logits, len: usize) -> Result<(), KernelError>;
 
     /// Takes in the step's metadata; the operations below refer to it.
     ///
@@ -169,17 +182,24 @@ pub trait Backend {
         out: &mut Self::Buffer,
     ) -> Result<(), KernelError>;
 
-    /// Copies the step's logit rows of `x [M, width]` together.
+    /// `out = rms_norm` of the step's logit rows of `x`, gathered.
     ///
     /// # Errors
     /// When a row lies outside `x`.
-    fn gather_logit_rows(
+    fn gather_norm(
         &mut self,
         step: &StepInput<'_>,
         x: &Self::Buffer,
-        width: usize,
+        weight: &Self::Vector,
+        params: NormParams,
         out: &mut Self::Buffer,
     ) -> Result<(), KernelError>;
+
+    /// `logits = x W^T`, the output head.
+    ///
+    /// # Errors
+    /// When shapes don't agree.
+    fn head(&mut self, w: &Self::Linear, x: &Self::Buffer, logits: &mut Self::Logits) -> Result<(), KernelError>;
 
     /// `x = cap * tanh(x * multiplier / cap)`, or only the product where there is no cap.
     ///
@@ -187,7 +207,7 @@ pub trait Backend {
     /// When the device fails.
     fn scale_and_softcap(
         &mut self,
-        x: &mut Self::Buffer,
+        x: &mut Self::Logits,
         multiplier: f32,
         softcap: Option<f32>,
     ) -> Result<(), KernelError>;

@@ -8,7 +8,7 @@ use crate::device::Cpu;
 use crate::elementwise::{scale, softcap};
 use crate::error::KernelError;
 use crate::linear::{Linear, LinearScratch, MatrixView, linear};
-use crate::norm::{RmsNorm, rms_norm, rms_norm_add};
+use crate::norm::{RmsNorm, rms_norm, rms_norm_add, rms_norm_rows};
 use crate::qkv_post::{QkNorm, QkvPost, qkv_post};
 use crate::rope::{RopeRows, RopeTable};
 
@@ -54,14 +54,15 @@ fn norm(weight: &[f32], params: NormParams) -> RmsNorm<'_> {
 
 impl Backend for CpuBackend {
     type Buffer = Vec<f32>;
+    type Logits = Vec<f32>;
     type Vector = Vec<f32>;
     type Linear = Linear;
 
-    fn linear_from(&self, parts: &[MatrixView<'_>], bias: Option<Vec<f32>>) -> Result<Linear, KernelError> {
+    fn linear_from(&mut self, parts: &[MatrixView<'_>], bias: Option<Vec<f32>>) -> Result<Linear, KernelError> {
         Linear::pack(&self.cpu, parts, bias)
     }
 
-    fn vector_from(&self, data: Vec<f32>) -> Result<Vec<f32>, KernelError> {
+    fn vector_from(&mut self, data: Vec<f32>) -> Result<Vec<f32>, KernelError> {
         Ok(data)
     }
 
@@ -74,7 +75,11 @@ impl Backend for CpuBackend {
         self.ropes = ropes;
     }
 
-    fn resize(&self, buffer: &mut Vec<f32>, len: usize) -> Result<(), KernelError> {
+    fn resize_logits(&mut self, logits: &mut Vec<f32>, len: usize) -> Result<(), KernelError> {
+        self.resize(logits, len)
+    }
+
+    fn resize(&mut self, buffer: &mut Vec<f32>, len: usize) -> Result<(), KernelError> {
         if buffer.capacity() < len {
             // What it held is not needed: growing must not copy it.
             buffer.clear();
@@ -171,23 +176,24 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn gather_logit_rows(
+    fn gather_norm(
         &mut self,
         step: &StepInput<'_>,
         x: &Vec<f32>,
-        width: usize,
+        weight: &Vec<f32>,
+        params: NormParams,
         out: &mut Vec<f32>,
     ) -> Result<(), KernelError> {
-        for (&row, out) in step.logit_rows.iter().zip(out.chunks_exact_mut(width)) {
-            let start = row as usize * width;
-            let source = x.get(start..start + width);
-            out.copy_from_slice(source.ok_or(KernelError::Index {
-                what: "logit row",
-                index: row as usize,
-                len: x.len() / width,
-            })?);
+        let len = x.len() / weight.len().max(1);
+        if let Some(&row) = step.logit_rows.iter().find(|&&row| row as usize >= len) {
+            return Err(KernelError::Index { what: "logit row", index: row as usize, len });
         }
+        rms_norm_rows(&self.cpu, norm(weight, params), x, step.logit_rows, out);
         Ok(())
+    }
+
+    fn head(&mut self, w: &Linear, x: &Vec<f32>, logits: &mut Vec<f32>) -> Result<(), KernelError> {
+        self.linear(w, x, logits, false)
     }
 
     fn scale_and_softcap(&mut self, x: &mut Vec<f32>, multiplier: f32, cap: Option<f32>) -> Result<(), KernelError> {

@@ -51,6 +51,9 @@ pub enum KernelError {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// A GPU.
+    #[error(transparent)]
+    Device(#[from] crate::gpu::device::GpuError),
 }
 
 impl KernelError {

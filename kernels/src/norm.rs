@@ -52,10 +52,10 @@ pub fn rms_norm_add(cpu: &Cpu, norm: RmsNorm<'_>, x: &[f32], residual: &mut [f32
 ///
 /// # Panics
 /// If a row lies outside `x`, or `out` is not `rows.len()` rows.
-pub fn rms_norm_rows(cpu: &Cpu, norm: RmsNorm<'_>, x: &[f32], rows: &[usize], out: &mut [f32]) {
+pub fn rms_norm_rows(cpu: &Cpu, norm: RmsNorm<'_>, x: &[f32], rows: &[u32], out: &mut [f32]) {
     let width = assert_rows("rms_norm_rows", norm.weight.len(), rows.len() * norm.weight.len(), out.len());
     cpu.pool.run_chunks(out, width, &|tile, out| {
-        let first = rows[tile] * width;
+        let first = rows[tile] as usize * width;
         norm.row::<false>(cpu, &x[first..first + width], out);
     });
 }

@@ -24,7 +24,7 @@ pub fn load<B: Backend>(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Model<B>, ModelError> {
     let names = TensorNames::of(checkpoint)?;
-    let loader = Loader { checkpoint, backend };
+    let mut loader = Loader { checkpoint, backend };
     let hidden = spec.hidden_size;
     let total = spec.layers.len() + 1;
     let mut layers = Vec::with_capacity(spec.layers.len());
@@ -50,11 +50,11 @@ pub fn load<B: Backend>(
 
 struct Loader<'a, B> {
     checkpoint: &'a Checkpoint,
-    backend: &'a B,
+    backend: &'a mut B,
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn layer(&self, names: &LayerNames, spec: &LayerSpec, hidden: usize) -> Result<LayerWeights<B>, ModelError> {
+    fn layer(&mut self, names: &LayerNames, spec: &LayerSpec, hidden: usize) -> Result<LayerWeights<B>, ModelError> {
         let a = &spec.attention;
         let (q, k, v) = (a.num_heads * a.head_dim_k, a.num_kv_heads * a.head_dim_k, a.num_kv_heads * a.head_dim_v);
         let inner = spec.ffn.intermediate_size;
@@ -67,22 +67,26 @@ impl<B: Backend> Loader<'_, B> {
         } else {
             None
         };
-        let post = |wanted: bool, name: &String| wanted.then(|| self.vector(name, hidden)).transpose();
         Ok(LayerWeights {
             attn_norm: self.vector(&names.attn_norm, hidden)?,
             qkv: self.linear(&[(&names.q, q), (&names.k, k), (&names.v, v)], hidden, qkv_bias)?,
             qk_norm,
             o: self.linear(&[(&names.o, hidden)], a.num_heads * a.head_dim_v, o_bias)?,
-            post_attn_norm: post(spec.post_attention_norm, &names.post_attn_norm)?,
+            post_attn_norm: self.optional_vector(spec.post_attention_norm, &names.post_attn_norm, hidden)?,
             ffn_norm: self.vector(&names.ffn_norm, hidden)?,
             gate_up: self.linear(&[(&names.gate, inner), (&names.up, inner)], hidden, gate_up_bias)?,
             down: self.linear(&[(&names.down, hidden)], inner, down_bias)?,
-            post_ffn_norm: post(spec.post_ffn_norm, &names.post_ffn_norm)?,
+            post_ffn_norm: self.optional_vector(spec.post_ffn_norm, &names.post_ffn_norm, hidden)?,
         })
     }
 
     /// Row-stacks matrices `[rows, cols]`.
-    fn linear(&self, parts: &[(&String, usize)], cols: usize, bias: Option<Vec<f32>>) -> Result<B::Linear, ModelError> {
+    fn linear(
+        &mut self,
+        parts: &[(&String, usize)],
+        cols: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<B::Linear, ModelError> {
         let mut views = Vec::with_capacity(parts.len());
         for &(name, rows) in parts {
             let tensor = self.checkpoint.tensor(name)?;
@@ -94,7 +98,11 @@ impl<B: Backend> Loader<'_, B> {
             .map_err(|error| ModelError::Tensor { name: parts[0].0.clone(), reason: error.to_string() })
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<B::Vector, ModelError> {
+    fn optional_vector(&mut self, wanted: bool, name: &str, len: usize) -> Result<Option<B::Vector>, ModelError> {
+        wanted.then(|| self.vector(name, len)).transpose()
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<B::Vector, ModelError> {
         let data = self.floats(name, len)?;
         self.backend
             .vector_from(data)

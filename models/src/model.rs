@@ -6,7 +6,7 @@ use sconce_kernels::backend::{AttentionLayer, Backend, NormParams, StepInput};
 use sconce_kernels::error::KernelError;
 use sconce_kernels::kv::{CacheGroup, CacheSpec, KvDtype, LayerSlot, group_layers, layer_slots};
 
-use crate::spec::{Activation, AttentionSpec, ModelSpec};
+use crate::spec::{Activation, AttentionSpec, LayerSpec, ModelSpec};
 
 /// Weights of one decoder layer.
 pub(crate) struct LayerWeights<B: Backend> {
@@ -44,8 +44,7 @@ struct Buffers<B: Backend> {
     gate_up: B::Buffer,
     activated: B::Buffer,
     last: B::Buffer,
-    last_normed: B::Buffer,
-    logits: B::Buffer,
+    logits: B::Logits,
 }
 
 impl<B: Backend> Default for Buffers<B> {
@@ -59,8 +58,7 @@ impl<B: Backend> Default for Buffers<B> {
             gate_up: B::Buffer::default(),
             activated: B::Buffer::default(),
             last: B::Buffer::default(),
-            last_normed: B::Buffer::default(),
-            logits: B::Buffer::default(),
+            logits: B::Logits::default(),
         }
     }
 }
@@ -120,7 +118,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The logits of the last `forward`, `[logit_rows, vocab]`.
-    pub fn logits_mut(&mut self) -> &mut B::Buffer {
+    pub fn logits_mut(&mut self) -> &mut B::Logits {
         &mut self.buffers.logits
     }
 
@@ -148,6 +146,27 @@ impl<B: Backend> Model<B> {
             alive();
         }
         self.head(backend, step)
+    }
+
+    /// Makes every buffer large enough for steps of `max_tokens` rows and `max_logit_rows` logits, so that no step
+    /// allocates.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn reserve(&mut self, backend: &mut B, max_tokens: usize, max_logit_rows: usize) -> Result<(), KernelError> {
+        let (hidden, layers, b) = (self.spec.hidden_size, &self.spec.layers, &mut self.buffers);
+        let widest = |of: fn(&LayerSpec) -> usize| layers.iter().map(of).max().unwrap_or(0);
+        let post_norms = layers.iter().any(|l| l.post_attention_norm || l.post_ffn_norm);
+        backend.resize(&mut b.residual, max_tokens * hidden)?;
+        backend.resize(&mut b.normed, max_tokens * hidden)?;
+        backend
+            .resize(&mut b.qkv, max_tokens * self.shapes.iter().map(AttentionShape::qkv_width).max().unwrap_or(0))?;
+        backend.resize(&mut b.attn, max_tokens * widest(|l| l.attention.num_heads * l.attention.head_dim_v))?;
+        backend.resize(&mut b.projected, if post_norms { max_tokens * hidden } else { 0 })?;
+        backend.resize(&mut b.gate_up, max_tokens * 2 * widest(|l| l.ffn.intermediate_size))?;
+        backend.resize(&mut b.activated, max_tokens * widest(|l| l.ffn.intermediate_size))?;
+        backend.resize(&mut b.last, max_logit_rows * hidden)?;
+        backend.resize_logits(&mut b.logits, max_logit_rows * self.spec.vocab_size)
     }
 
     fn norm(&self) -> NormParams {
@@ -202,13 +221,11 @@ impl<B: Backend> Model<B> {
         let (rows, hidden, norm) = (step.logit_rows.len(), self.spec.hidden_size, self.norm());
         let buffers = &mut self.buffers;
         backend.resize(&mut buffers.last, rows * hidden)?;
-        backend.resize(&mut buffers.last_normed, rows * hidden)?;
-        backend.resize(&mut buffers.logits, rows * self.spec.vocab_size)?;
+        backend.resize_logits(&mut buffers.logits, rows * self.spec.vocab_size)?;
         if rows > 0 {
-            backend.gather_logit_rows(step, &buffers.residual, hidden, &mut buffers.last)?;
-            backend.rms_norm(&buffers.last, &self.weights.final_norm, norm, &mut buffers.last_normed)?;
+            backend.gather_norm(step, &buffers.residual, &self.weights.final_norm, norm, &mut buffers.last)?;
             let head = self.weights.head.as_ref().unwrap_or(&self.weights.embed);
-            backend.linear(head, &buffers.last_normed, &mut buffers.logits, false)?;
+            backend.head(head, &buffers.last, &mut buffers.logits)?;
             backend.scale_and_softcap(&mut buffers.logits, self.spec.logit_multiplier, self.spec.final_softcap)?;
         }
         Ok(())

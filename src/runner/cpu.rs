@@ -84,6 +84,7 @@ impl Runner for CpuRunner {
             positions: &self.flat.positions,
             groups: &groups,
             logit_rows: &self.flat.logit_rows,
+            slots: &[],
         };
         let done = self.model.forward(&mut self.backend, &step, alive);
         done.map_err(|error| RunnerError { message: error.to_string(), fatal: false })

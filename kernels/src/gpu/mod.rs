@@ -1,7 +1,8 @@
 //! Kernels of a CUDA device as plain data: what is launched with which parameters, decided here and executed elsewhere.
 //!
 //! # Layout
-//! - `launch`: a kernel launch as a value: name, grid, parameter bytes
+//! - `launch`, `gemm`: a kernel launch and a matrix product as values
+//! - `device`: what executes them: memory, copies, graphs, errors
 //! - `modules`: the compiled kernels, with the feature `cuda`
 //! - one file an operation, beside `kernels/cuda/<operation>.cu`: its parameter struct and the launch it makes
 //!
@@ -10,7 +11,9 @@
 
 pub mod activation;
 pub mod blocks;
+pub mod device;
 pub mod embed;
+pub mod gemm;
 pub mod launch;
 pub mod logits;
 #[cfg(feature = "cuda")]

@@ -70,7 +70,7 @@ impl Session {
         let groups: Vec<Vec<SeqSpan<'_>>> =
             tables.iter().map(|table| vec![SeqSpan { first_row: 0, num_rows: tokens.len(), start, table }]).collect();
         let logit_rows: Vec<u32> = (0..tokens.len() as u32).collect();
-        let step = StepInput { tokens, positions: &positions, groups: &groups, logit_rows: &logit_rows };
+        let step = StepInput { tokens, positions: &positions, groups: &groups, logit_rows: &logit_rows, slots: &[] };
         self.model.forward(&mut self.backend, &step, &|| {}).unwrap_or_else(|e| panic!("{e}"));
         self.model.logits_mut().clone()
     }
