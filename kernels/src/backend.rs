@@ -79,7 +79,10 @@ pub trait Backend {
     fn linear_bytes(&self, linear: &Self::Linear) -> usize;
 
     /// The rope tables that `AttentionLayer::rope` refers to.
-    fn set_ropes(&mut self, ropes: Vec<RopeTable>);
+    ///
+    /// # Errors
+    /// When memory runs out.
+    fn set_ropes(&mut self, ropes: Vec<RopeTable>) -> Result<(), KernelError>;
 
     /// Makes `buffer` hold `len` elements; contents are unspecified.
     ///

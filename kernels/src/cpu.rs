@@ -70,9 +70,10 @@ impl Backend for CpuBackend {
         linear.bytes()
     }
 
-    fn set_ropes(&mut self, ropes: Vec<RopeTable>) {
+    fn set_ropes(&mut self, ropes: Vec<RopeTable>) -> Result<(), KernelError> {
         self.rope_rows = vec![RopeRows::default(); ropes.len()];
         self.ropes = ropes;
+        Ok(())
     }
 
     fn resize_logits(&mut self, logits: &mut Vec<f32>, len: usize) -> Result<(), KernelError> {

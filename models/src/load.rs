@@ -1,6 +1,7 @@
 //! From a checkpoint to weights on a device: stacks projections, checks shapes, never holds a model twice.
 
 use sconce_kernels::backend::Backend;
+use sconce_kernels::error::KernelError;
 use sconce_kernels::linear::MatrixView;
 use sconce_kernels::rope::RopeTable;
 
@@ -44,7 +45,8 @@ pub fn load<B: Backend>(
         let (inv_freq, attention_factor) = frequencies(rope, spec.max_position);
         RopeTable { inv_freq, attention_factor, rot_dim: rope.rot_dim, interleaved: rope.interleaved }
     });
-    backend.set_ropes(ropes.collect());
+    let failed = |error: KernelError| ModelError::Tensor { name: "rope".to_owned(), reason: error.to_string() };
+    backend.set_ropes(ropes.collect()).map_err(failed)?;
     Ok(Model::new(spec, layout, weights))
 }
 

@@ -74,6 +74,8 @@ pub struct DeviceInfo {
     pub num_sms: usize,
     /// Dynamic shared memory that a block may ask for, in bytes.
     pub shared_bytes: usize,
+    /// Shared memory of an SM, in bytes.
+    pub shared_bytes_per_sm: usize,
     /// Memory of the card, in bytes.
     pub total_bytes: u64,
 }

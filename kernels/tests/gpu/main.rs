@@ -1,22 +1,20 @@
 //! Every CUDA kernel against its CPU reference, on the emulator of `kernels/cuda/emu`: no card is needed.
 //!
 //! # Layout
-//! - `build`: compiles the kernels with the host's C++ compiler
-//! - `emu`: device buffers and launches; runs a test in a child process under the address sanitizer
+//! - `emu`: the crate in `kernels/emulator`: device buffers and launches in a child process under the address sanitizer
 //! - `emulator`: tests of the emulator itself
 //! - `testing`: seeded values and comparison
 //! - one module an operation
 
 mod activation;
 mod blocks;
-mod build;
 mod embed;
-mod emu;
 mod emulator;
 mod logits;
 mod norm;
 mod testing;
 
+use sconce_emulator as emu;
 use sconce_kernels::gpu::{self, launch::Params};
 
 /// Name and size of every parameter struct.

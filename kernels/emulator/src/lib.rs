@@ -1,4 +1,9 @@
-//! The emulator as a device: buffers of exactly the bytes asked for, launches, and the child process that a test runs in.
+//! The CUDA kernels on the CPU, for tests: buffers of exactly the bytes asked for, launches, a whole device, and the child
+//! process that a test runs in under the address sanitizer.
+//!
+//! # Layout
+//! - `build`: compiles `kernels/cuda/*.cu` and the emulator of `kernels/cuda/emu` with the host's C++ compiler
+//! - `device`: the emulator as a [`GpuDevice`](sconce_kernels::gpu::device::GpuDevice) that keeps a record of what was issued
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
@@ -9,7 +14,10 @@ use std::sync::OnceLock;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 use sconce_kernels::gpu::launch::{DevicePtr, Launch};
 
-use super::build;
+mod build;
+mod device;
+
+pub use device::{EmulatedDevice, Issued};
 
 /// Set in the child process that has the sanitizer's runtime loaded.
 const CHILD: &str = "SCONCE_EMU_CHILD";
@@ -18,7 +26,7 @@ const CHILD: &str = "SCONCE_EMU_CHILD";
 ///
 /// # Safety
 /// No padding, and every bit pattern is a value.
-pub(crate) unsafe trait Plain: Copy {}
+pub unsafe trait Plain: Copy {}
 
 macro_rules! plain {
     ($($ty:ty),*) => { $(
@@ -29,15 +37,15 @@ macro_rules! plain {
 plain!(u8, i8, u16, i16, u32, i32, u64, i64, f32, half::bf16, half::f16);
 
 /// A kernel as the libraries register it.
-pub(crate) struct Kernel {
+pub struct Kernel {
     /// The file of `kernels/cuda` that it lies in, without extension.
-    pub(crate) module: String,
+    pub module: String,
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// Its parameter struct.
-    pub(crate) params_name: String,
+    pub params_name: String,
     /// Bytes of that struct.
-    pub(crate) params_bytes: usize,
+    pub params_bytes: usize,
 }
 
 type AllocFn = unsafe extern "C" fn(usize) -> *mut c_void;
@@ -46,7 +54,7 @@ type CopyFn = unsafe extern "C" fn(*mut c_void, *const c_void, usize);
 type LaunchFn = unsafe extern "C" fn(*const c_char, *const u32, u32, usize, *const c_void, usize) -> *const c_char;
 
 /// The emulated device. One at a time, on one thread.
-pub(crate) struct Emulator {
+pub struct Emulator {
     alloc: AllocFn,
     free: FreeFn,
     copy: CopyFn,
@@ -54,12 +62,12 @@ pub(crate) struct Emulator {
     launch: LaunchFn,
     kernels: Vec<Kernel>,
     /// Orders of threads and blocks: 0 as numbered, else shuffled. Changes with every launch.
-    pub(crate) seed: u64,
+    pub seed: u64,
     _libraries: Vec<Library>,
 }
 
 /// Memory of the device: `len` values, poisoned until written.
-pub(crate) struct Buffer<T: Plain> {
+pub struct Buffer<T: Plain> {
     address: *mut c_void,
     len: usize,
     free: FreeFn,
@@ -72,15 +80,23 @@ pub(crate) struct Buffer<T: Plain> {
 ///
 /// Call it directly in the test function: the closure's type carries the test's name.
 #[track_caller]
-pub(crate) fn emulated<F: FnOnce(&mut Emulator)>(test: F) {
+pub fn emulated<F: FnOnce(&mut Emulator)>(test: F) {
     let Some(name) = in_parent::<F>() else { return test(&mut Emulator::open()) };
+    let (ok, text) = run_child(&name);
+    assert!(ok, "{text}");
+}
+
+/// As [`emulated`], with the emulator as a whole device.
+#[track_caller]
+pub fn emulated_device<F: FnOnce(EmulatedDevice)>(test: F) {
+    let Some(name) = in_parent::<F>() else { return test(EmulatedDevice::new(Emulator::open())) };
     let (ok, text) = run_child(&name);
     assert!(ok, "{text}");
 }
 
 /// As [`emulated`], for a test that must fail with `expected` in its text.
 #[track_caller]
-pub(crate) fn emulated_fault<F: FnOnce(&mut Emulator)>(expected: &str, test: F) {
+pub fn emulated_fault<F: FnOnce(&mut Emulator)>(expected: &str, test: F) {
     let Some(name) = in_parent::<F>() else { return test(&mut Emulator::open()) };
     let (ok, text) = run_child(&name);
     assert!(!ok && text.contains(expected), "expected a failure with {expected:?}, got:\n{text}");
@@ -145,6 +161,7 @@ unsafe fn symbol<F: Copy>(library: &Library, name: &str) -> F {
 }
 
 impl Emulator {
+    /// Only in the child process of [`emulated`].
     fn open() -> Self {
         let built = libraries();
         let emulator = open(&built.emulator, RTLD_NOW | RTLD_GLOBAL);
@@ -167,12 +184,12 @@ impl Emulator {
     }
 
     /// Every kernel of the libraries.
-    pub(crate) fn kernels(&self) -> &[Kernel] {
+    pub fn kernels(&self) -> &[Kernel] {
         &self.kernels
     }
 
     /// Memory for `len` values, every bit set: NaN, or -1.
-    pub(crate) fn alloc<T: Plain>(&self, len: usize) -> Buffer<T> {
+    pub fn alloc<T: Plain>(&self, len: usize) -> Buffer<T> {
         // SAFETY: any size is allowed.
         let address = unsafe { (self.alloc)(len * size_of::<T>()) };
         assert!(!address.is_null(), "no memory for {len} values");
@@ -180,7 +197,7 @@ impl Emulator {
     }
 
     /// Memory that holds a copy of `values`.
-    pub(crate) fn upload<T: Plain>(&self, values: &[T]) -> Buffer<T> {
+    pub fn upload<T: Plain>(&self, values: &[T]) -> Buffer<T> {
         let mut buffer = self.alloc(values.len());
         buffer.write(values);
         buffer
@@ -191,7 +208,7 @@ impl Emulator {
     /// # Panics
     /// With the emulator's text on a deadlock or a launch that the device would refuse.
     #[track_caller]
-    pub(crate) fn launch(&mut self, launch: &Launch) {
+    pub fn launch(&mut self, launch: &Launch) {
         let found = self.kernels.iter().find(|kernel| kernel.name == launch.kernel);
         let found = found.unwrap_or_else(|| panic!("no kernel {}", launch.kernel));
         assert_eq!(found.module, launch.module, "module of {}", launch.kernel);
@@ -227,19 +244,25 @@ fn parse_kernel(line: &str) -> Kernel {
 
 impl<T: Plain> Buffer<T> {
     /// Its address, for parameters.
-    pub(crate) fn ptr(&self) -> DevicePtr {
+    pub fn ptr(&self) -> DevicePtr {
         DevicePtr(self.address as u64)
     }
 
+    /// Values that it holds.
+    #[expect(clippy::len_without_is_empty, reason = "a buffer of nothing is of no interest")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Overwrites the first values.
-    pub(crate) fn write(&mut self, values: &[T]) {
+    pub fn write(&mut self, values: &[T]) {
         assert!(values.len() <= self.len, "{} values into {}", values.len(), self.len);
         // SAFETY: the buffer holds at least as many values, and is nobody else's.
         unsafe { (self.copy)(self.address, values.as_ptr().cast(), size_of_val(values)) }
     }
 
     /// All values.
-    pub(crate) fn read(&self) -> Vec<T> {
+    pub fn read(&self) -> Vec<T> {
         let mut values: Vec<T> = Vec::with_capacity(self.len);
         // SAFETY: the buffer holds `len` values, initialised when allocated; every pattern is a `T`.
         unsafe {

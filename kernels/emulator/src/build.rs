@@ -51,8 +51,10 @@ pub(crate) fn compiler() -> OsString {
 /// # Panics
 /// With the compiler's text if it fails.
 pub(crate) fn libraries() -> Libraries {
-    let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emu");
+    let cuda = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cuda");
+    // Tests lie in `deps` of the profile's folder.
+    let test = std::env::current_exe().expect("this test's file");
+    let out = test.parent().and_then(Path::parent).expect("target folder").join("emu");
     fs::create_dir_all(&out).expect("folder of the emulator's libraries");
     let lock = File::create(out.join("lock")).expect("lock file");
     lock.lock().expect("lock");
@@ -111,7 +113,7 @@ impl Job {
         let Ok(rule) = fs::read_to_string(self.depfile()) else { return false };
         let inputs = rule.split_whitespace().filter(|word| *word != "\\" && !word.ends_with(':'));
         // The rule names what the last source includes: of the emulator's, everything but the other sources.
-        let this = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gpu/build.rs");
+        let this = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/build.rs");
         let inputs = inputs.map(PathBuf::from).chain(self.sources.iter().cloned()).chain([this]);
         inputs.into_iter().all(|input| modified(&input).is_some_and(|at| at < built))
     }
