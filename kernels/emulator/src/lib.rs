@@ -18,23 +18,10 @@ mod build;
 mod device;
 
 pub use device::{EmulatedDevice, Issued};
+pub use sconce_kernels::gpu::pod::Pod as Plain;
 
 /// Set in the child process that has the sanitizer's runtime loaded.
 const CHILD: &str = "SCONCE_EMU_CHILD";
-
-/// Values that are their bytes.
-///
-/// # Safety
-/// No padding, and every bit pattern is a value.
-pub unsafe trait Plain: Copy {}
-
-macro_rules! plain {
-    ($($ty:ty),*) => { $(
-        // SAFETY: a number.
-        unsafe impl Plain for $ty {}
-    )* };
-}
-plain!(u8, i8, u16, i16, u32, i32, u64, i64, f32, half::bf16, half::f16);
 
 /// A kernel as the libraries register it.
 pub struct Kernel {

@@ -19,3 +19,4 @@ pub mod logits;
 #[cfg(feature = "cuda")]
 pub mod modules;
 pub mod norm;
+pub mod pod;
