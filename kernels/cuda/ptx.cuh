@@ -71,6 +71,22 @@ __device__ __forceinline__ float tanh_approx(float x) {
     return y;
 }
 
+// Two products of 16-bit values, rounded to nearest, subnormals kept. As a sum with -0: sm_80 has no product of bfloat16.
+template <class T>
+__device__ __forceinline__ uint32_t multiply_pair(uint32_t a, uint32_t b);
+template <>
+__device__ __forceinline__ uint32_t multiply_pair<__nv_bfloat16>(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+    return d;
+}
+template <>
+__device__ __forceinline__ uint32_t multiply_pair<__half>(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+    return d;
+}
+
 // 8x8 matrices of 16-bit elements from shared memory: lane 8 i + j names row j (16 bytes, aligned) of matrix i. Register i
 // of lane l gets elements 2 (l % 4) and the next of row l / 4; `trans`: of the transposed matrix. x2 reads lanes 0 to 15.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t* r, const void* row) {

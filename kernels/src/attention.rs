@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::arena::KvArena;
 use crate::device::{Cpu, Isa};
-use crate::kv::{BLOCK_SIZE, CacheKind, LayerSlot, SeqSpan};
+use crate::kv::{BLOCK_SIZE, CacheKind, KvDtype, LayerSlot, SeqSpan};
 use crate::pool::DisjointMut;
 use crate::simd::dispatch;
 
@@ -140,6 +140,7 @@ impl Attention<'_> {
             cached == (shape.num_kv_heads, shape.head_dim_k, shape.head_dim_v),
             "attention: cache of another shape"
         );
+        assert!(spec.dtype != KvDtype::E4m3, "attention: an e4m3 cache on a CPU");
         assert!(self.slot.index < self.arena.geometry().groups[self.slot.group].num_layers, "attention: no such layer");
         assert!(shape.num_kv_heads > 0 && shape.num_heads % shape.num_kv_heads == 0, "attention: ragged head groups");
         let even = shape.head_dim_k % 2 == 0 && shape.head_dim_v % 2 == 0 && shape.head_dim_v > 0;

@@ -54,6 +54,8 @@ pub enum KvDtype {
     Bf16,
     /// Single precision: no rounding at all.
     F32,
+    /// FP8 of four exponent and three mantissa bits, without a scale; values beyond +-448 saturate. CUDA only.
+    E4m3,
 }
 
 impl KvDtype {
@@ -62,6 +64,7 @@ impl KvDtype {
         match self {
             Self::F16 | Self::Bf16 => 2,
             Self::F32 => 4,
+            Self::E4m3 => 1,
         }
     }
 
@@ -71,6 +74,7 @@ impl KvDtype {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::F32 => "f32",
+            Self::E4m3 => "fp8_e4m3",
         }
     }
 }

@@ -84,6 +84,7 @@ impl QkvPost<'_> {
         let (shape, spec) = (self.shape, geometry.spec);
         let cached = (spec.num_kv_heads, spec.head_dim_k, spec.head_dim_v);
         assert!(cached == (shape.num_kv_heads, shape.head_dim_k, shape.head_dim_v), "qkv_post: cache of another shape");
+        assert!(spec.dtype != KvDtype::E4m3, "qkv_post: an e4m3 cache on a CPU");
         assert!(shape.head_dim_k.is_multiple_of(2), "qkv_post: key heads must be even");
         assert!(len.is_multiple_of(shape.qkv_width()), "qkv_post: {len} values are not whole rows");
         let rows = len / shape.qkv_width();

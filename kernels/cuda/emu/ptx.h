@@ -102,7 +102,23 @@ void run_mma(WarpCall* const* lanes, uint32_t) {
     }
 }
 
+inline uint32_t half_bits(const __nv_bfloat16*, float value) {
+    return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+inline uint32_t half_bits(const __half*, float value) { return __half_as_ushort(__float2half_rn(value)); }
+
 }  // namespace emu
+
+// The product of two 11-bit significands is exact in f32: one rounding, as the instruction's.
+template <class T>
+inline uint32_t multiply_pair(uint32_t a, uint32_t b) {
+    const T* type = nullptr;
+    uint32_t product = 0;
+    for (int half = 0; half < 2; ++half) {
+        product |= emu::half_bits(type, emu::half_of(type, a, half) * emu::half_of(type, b, half)) << (16 * half);
+    }
+    return product;
+}
 
 inline void ldmatrix_x4(uint32_t* r, const void* row) { emu::ldmatrix<4, false>(r, row); }
 inline void ldmatrix_x4_trans(uint32_t* r, const void* row) { emu::ldmatrix<4, true>(r, row); }

@@ -62,6 +62,7 @@ impl TileRun<'_> {
             KvDtype::F16 => self.run_as::<f16>(item, buffer),
             KvDtype::Bf16 => self.run_as::<bf16>(item, buffer),
             KvDtype::F32 => self.run_as::<f32>(item, buffer),
+            KvDtype::E4m3 => unreachable!("attention: refused by the check"),
         }
     }
 

@@ -10,6 +10,7 @@
 //! emulator of `kernels/cuda/emu`, or into a recording that a test reads.
 
 pub mod activation;
+pub mod attention;
 pub mod blocks;
 pub mod device;
 pub mod embed;
@@ -20,3 +21,4 @@ pub mod logits;
 pub mod modules;
 pub mod norm;
 pub mod pod;
+pub mod work_list;

@@ -172,7 +172,7 @@ fn shuffles_and_votes_are_those_of_a_warp() {
 }
 
 /// e4m3 of a finite value, by search: the nearest of the 127 magnitudes, ties to the even one.
-fn e4m3(value: f32) -> (u32, f32) {
+pub(crate) fn e4m3(value: f32) -> (u32, f32) {
     let decode = |bits: u32| {
         let (exponent, mantissa) = ((bits >> 3) as i32, (bits & 7) as f32);
         if exponent == 0 { mantissa / 512.0 } else { (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7) }

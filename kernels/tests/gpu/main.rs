@@ -3,16 +3,20 @@
 //! # Layout
 //! - `emu`: the crate in `kernels/emulator`: device buffers and launches in a child process under the address sanitizer
 //! - `emulator`: tests of the emulator itself
+//! - `cache`: a paged cache as it lies on the device
 //! - `testing`: seeded values and comparison
 //! - one module an operation
 
 mod activation;
+mod attention;
 mod blocks;
+mod cache;
 mod embed;
 mod emulator;
 mod logits;
 mod norm;
 mod testing;
+mod work_list;
 
 use sconce_emulator as emu;
 use sconce_kernels::gpu::{self, launch::Params};
@@ -24,6 +28,7 @@ fn parameter_structs() -> Vec<(&'static str, usize)> {
     }
     vec![
         size::<gpu::activation::GatedParams>(),
+        size::<gpu::attention::AttentionParams>(),
         size::<gpu::blocks::CopyBlocksParams>(),
         size::<gpu::blocks::UpdateTablesParams>(),
         size::<gpu::embed::EmbedParams>(),
