@@ -21,4 +21,6 @@ pub mod logits;
 pub mod modules;
 pub mod norm;
 pub mod pod;
+pub mod qkv_post;
+pub mod rope;
 pub mod work_list;

@@ -15,6 +15,7 @@ mod embed;
 mod emulator;
 mod logits;
 mod norm;
+mod qkv_post;
 mod testing;
 mod work_list;
 
@@ -34,6 +35,8 @@ fn parameter_structs() -> Vec<(&'static str, usize)> {
         size::<gpu::embed::EmbedParams>(),
         size::<gpu::logits::ScaleSoftcapParams>(),
         size::<gpu::norm::RmsNormParams>(),
+        size::<gpu::qkv_post::QkvPostParams>(),
+        size::<gpu::rope::RopeParams>(),
         size::<emulator::SelfTestParams>(),
     ]
 }
