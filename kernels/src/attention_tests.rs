@@ -112,6 +112,7 @@ impl World {
             KvDtype::F16 => f16::from_f32(x).to_f32(),
             KvDtype::Bf16 => bf16::from_f32(x).to_f32(),
             KvDtype::F32 => x,
+            KvDtype::E4m3 => unreachable!("not on a CPU"),
         })
     }
 
