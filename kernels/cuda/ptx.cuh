@@ -49,10 +49,12 @@ __device__ __forceinline__ void launch_next() {
 #endif
 }
 
-// 16 bytes that are read once in the life of the kernel and by one block: no place in the L1 cache.
+// 16 bytes that are read once in the life of the kernel and by one block: no place in the L1 cache. Not ld.global.nc: the
+// assembler takes what that reads for constant and moves it across griddepcontrol.wait, in either direction. For the same
+// reason __ldg is only for memory that no kernel writes.
 __device__ __forceinline__ uint4 load_stream_16(const void* global) {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(global));
     return v;

@@ -15,6 +15,7 @@ pub mod blocks;
 pub mod device;
 pub mod embed;
 pub mod gemm;
+pub mod gemv;
 pub mod launch;
 pub mod logits;
 #[cfg(feature = "cuda")]

@@ -13,6 +13,7 @@ mod blocks;
 mod cache;
 mod embed;
 mod emulator;
+mod gemv;
 mod logits;
 mod norm;
 mod qkv_post;
@@ -33,6 +34,7 @@ fn parameter_structs() -> Vec<(&'static str, usize)> {
         size::<gpu::blocks::CopyBlocksParams>(),
         size::<gpu::blocks::UpdateTablesParams>(),
         size::<gpu::embed::EmbedParams>(),
+        size::<gpu::gemv::GemvParams>(),
         size::<gpu::logits::ScaleSoftcapParams>(),
         size::<gpu::norm::RmsNormParams>(),
         size::<gpu::qkv_post::QkvPostParams>(),
