@@ -1,22 +1,9 @@
 // Embedding: out[m] = table[token of row m] * scale, a block a row.
 //
 // A row's token is the step's, or, where that is kTakeSampled, what the sampler left in next_token[slot of the row].
-#include "common.cuh"
-
-struct EmbedParams {
-    const void* table;           // [vocab, width], T
-    const uint32_t* tokens;      // [rows]
-    const int* row_slot;         // [rows]; -1: a padding row, not written
-    const uint32_t* next_token;  // [slots]
-    void* out;                   // [rows, width], T
-    int vocab;
-    int width;  // a multiple of 8
-    float scale;
-    int rows;
-};
+#include "embed.cuh"
 
 constexpr int kThreads = 256;
-constexpr uint32_t kTakeSampled = 0xFFFFFFFFu;
 
 template <class T>
 __device__ __forceinline__ void embed(const EmbedParams& p) {
@@ -24,9 +11,7 @@ __device__ __forceinline__ void embed(const EmbedParams& p) {
     launch_next();
     const int row = blockIdx.x, slot = p.row_slot[row];
     if (slot < 0) return;
-    uint32_t token = p.tokens[row];
-    if (token == kTakeSampled) token = p.next_token[slot];
-    // The host checks the tokens it sends; one beyond the table must not read beyond it.
+    const uint32_t token = token_of(p, row, slot);
     const bool known = token < static_cast<uint32_t>(p.vocab);
     const T* from = static_cast<const T*>(p.table) + static_cast<size_t>(known ? token : 0) * p.width;
     T* to = static_cast<T*>(p.out) + static_cast<size_t>(row) * p.width;

@@ -60,6 +60,19 @@ __device__ __forceinline__ uint4 load_stream_16(const void* global) {
     return v;
 }
 
+// Differences of the two 16-bit numbers in a word, rounded to nearest; sm_80 has no bf16 subtraction, but a - b is
+// b * -1 + a, rounded once.
+__device__ __forceinline__ uint32_t sub_bf16x2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(b), "r"(0xBF80BF80u), "r"(a));
+    return d;
+}
+__device__ __forceinline__ uint32_t sub_f16x2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("sub.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
 // 2^x to about 2 ulp, subnormal results flushed to zero; 2^-inf is 0.
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;

@@ -21,6 +21,16 @@ inline void wait_for_previous() { emu::machine.waited_for_previous = true; }
 inline void launch_next() {}
 
 inline uint4 load_stream_16(const void* global) { return *static_cast<const uint4*>(global); }
+// Differences of the two 16-bit numbers in a word, rounded to nearest.
+inline uint32_t sub_bf16x2(uint32_t a, uint32_t b) {
+    const auto x = __bfloat1622float2(emu_bits<__nv_bfloat162>(a)), y = __bfloat1622float2(emu_bits<__nv_bfloat162>(b));
+    return emu_bits<uint32_t>(__floats2bfloat162_rn(x.x - y.x, x.y - y.y));
+}
+inline uint32_t sub_f16x2(uint32_t a, uint32_t b) {
+    const auto x = __half22float2(emu_bits<__half2>(a)), y = __half22float2(emu_bits<__half2>(b));
+    return emu_bits<uint32_t>(__floats2half2_rn(x.x - y.x, x.y - y.y));
+}
+
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float tanh_approx(float x) { return tanhf(x); }
 

@@ -1,6 +1,8 @@
-//! Embedding of a step's tokens on the device (`kernels/cuda/embed.cu`).
+//! Embedding of a step's tokens on the device (`kernels/cuda/embed.cu`; of packed tables `dequant.cu`).
 
 use super::launch::{DevicePtr, HalfType, Launch, Params};
+use super::quant::kernel_name;
+use crate::dtype::WeightType;
 
 /// Token of a row that takes what the sampler left for its slot.
 pub const TAKE_SAMPLED: u32 = u32::MAX;
@@ -34,8 +36,10 @@ unsafe impl Params for EmbedParams {
 /// `out[m] = table[token of row m] * scale`.
 #[derive(Clone, Copy, Debug)]
 pub struct Embed {
-    /// `[vocab, width]`, of type `half`.
+    /// `[vocab, width]`.
     pub table: DevicePtr,
+    /// Type of a table packed by [`super::quant::QuantLayout`]; `None`: of type `half`.
+    pub packed: Option<WeightType>,
     /// Rows of the table; a token beyond gives a row of zeros.
     pub vocab: usize,
     /// `[rows]` u32; [`TAKE_SAMPLED`] for the sampled token of the row's slot.
@@ -52,7 +56,7 @@ pub struct Embed {
     pub width: usize,
     /// Factor, e.g. Gemma's square root of the width.
     pub scale: f32,
-    /// Type of `table` and `out`.
+    /// Type of `out`, and of a table that is not packed.
     pub half: HalfType,
 }
 
@@ -74,9 +78,21 @@ impl Embed {
             scale: self.scale,
             rows: i32::try_from(self.rows).expect("embed: rows"),
         };
-        let mut launch = Launch::new("embed", format!("embed_{}", self.half.name()), &params);
+        let (module, form) = match self.packed {
+            None => ("embed", "embed".to_owned()),
+            Some(ty) => {
+                assert!(self.width.is_multiple_of(32), "embed: width {} is no multiple of 32", self.width);
+                ("dequant", format!("embed_{}", kernel_name(ty).expect("embed: a dense type is not packed")))
+            }
+        };
+        let mut launch = Launch::new(module, format!("{form}_{}", self.half.name()), &params);
         launch.grid = [self.rows as u32, 1, 1];
-        launch.threads = self.width.div_ceil(PACK).next_multiple_of(32).min(MAX_THREADS) as u32;
+        // The packed kernel counts on whole blocks.
+        launch.threads = if self.packed.is_some() {
+            MAX_THREADS
+        } else {
+            self.width.div_ceil(PACK).next_multiple_of(32).min(MAX_THREADS)
+        } as u32;
         launch.overlap = true;
         launch
     }

@@ -23,5 +23,6 @@ pub mod modules;
 pub mod norm;
 pub mod pod;
 pub mod qkv_post;
+pub mod quant;
 pub mod rope;
 pub mod work_list;

@@ -1,16 +1,19 @@
 //! Embedding: tokens of the step, sampled tokens, padding rows, tokens beyond the table.
 
 use half::{bf16, f16};
+use sconce_kernels::dtype::WeightType;
 use sconce_kernels::gpu::embed::{Embed, TAKE_SAMPLED};
 
 use super::emu::{Emulator, emulated};
-use super::testing::{Half, Random};
+use super::quant::{TYPES, packed_matrix};
+use super::testing::{Half, Random, floats};
 
-fn check<T: Half>(emu: &mut Emulator, rows: usize, width: usize) {
+fn check<T: Half>(emu: &mut Emulator, ty: Option<WeightType>, rows: usize, width: usize) {
     const VOCAB: usize = 37;
     const SLOTS: usize = 5;
     let mut random = Random((rows + width) as u64);
-    let table = random.halves::<T>(VOCAB * width);
+    let dense = random.halves::<T>(VOCAB * width);
+    let (packed, table) = ty.map_or((Vec::new(), floats(&dense)), |ty| packed_matrix(&mut random, ty, VOCAB, width));
     let next: Vec<u32> = (0..SLOTS).map(|_| random.below(VOCAB) as u32).collect();
     let tokens: Vec<u32> = (0..rows)
         .map(|row| match row % 4 {
@@ -21,10 +24,12 @@ fn check<T: Half>(emu: &mut Emulator, rows: usize, width: usize) {
         .collect();
     let slots: Vec<i32> = (0..rows).map(|row| if row % 5 == 4 { -1 } else { random.below(SLOTS) as i32 }).collect();
 
-    let (table_at, tokens_at, slots_at) = (emu.upload(&table), emu.upload(&tokens), emu.upload(&slots));
+    let (dense_at, packed_at) = (emu.upload(&dense), emu.upload(&packed));
+    let (tokens_at, slots_at) = (emu.upload(&tokens), emu.upload(&slots));
     let (next_at, out) = (emu.upload(&next), emu.alloc::<T>(rows * width));
     let embed = Embed {
-        table: table_at.ptr(),
+        table: if ty.is_some() { packed_at.ptr() } else { dense_at.ptr() },
+        packed: ty,
         vocab: VOCAB,
         tokens: tokens_at.ptr(),
         row_slot: slots_at.ptr(),
@@ -43,7 +48,7 @@ fn check<T: Half>(emu: &mut Emulator, rows: usize, width: usize) {
             continue;
         }
         let token = if tokens[row] == TAKE_SAMPLED { next[slots[row] as usize] } else { tokens[row] } as usize;
-        let want = |i: usize| if token < VOCAB { T::of(table[token * width + i].value() * 22.6) } else { T::of(0.0) };
+        let want = |i: usize| if token < VOCAB { T::of(table[token * width + i] * 22.6) } else { T::of(0.0) };
         assert!((0..width).all(|i| got[i].value() == want(i).value()), "row {row}");
     }
 }
@@ -52,8 +57,15 @@ fn check<T: Half>(emu: &mut Emulator, rows: usize, width: usize) {
 fn rows_are_the_scaled_rows_of_their_tokens() {
     emulated(|emu| {
         for (rows, width) in [(0, 8), (1, 8), (11, 640), (6, 2056)] {
-            check::<bf16>(emu, rows, width);
-            check::<f16>(emu, rows, width);
+            check::<bf16>(emu, None, rows, width);
+            check::<f16>(emu, None, rows, width);
+        }
+        for ty in TYPES {
+            // Slices that end in the middle, where blocks of 32 allow it; more slices than warps.
+            for width in if ty.block_len() == 32 { [96, 2336] } else { [256, 2304] } {
+                check::<bf16>(emu, Some(ty), 11, width);
+                check::<f16>(emu, Some(ty), 3, width);
+            }
         }
     });
 }

@@ -17,6 +17,7 @@ mod gemv;
 mod logits;
 mod norm;
 mod qkv_post;
+mod quant;
 mod testing;
 mod work_list;
 
@@ -39,6 +40,7 @@ fn parameter_structs() -> Vec<(&'static str, usize)> {
         size::<gpu::norm::RmsNormParams>(),
         size::<gpu::qkv_post::QkvPostParams>(),
         size::<gpu::rope::RopeParams>(),
+        size::<gpu::quant::DequantParams>(),
         size::<emulator::SelfTestParams>(),
     ]
 }

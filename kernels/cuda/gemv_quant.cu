@@ -1,0 +1,135 @@
+// Products of few rows with a block-quantised weight: y[m, n] = x[m, k] W[n, k]^T, W packed as quant.cuh says.
+//
+// As gemv.cu, a block owns 16 rows of W (two tiles when gated: a gate tile and its up tile), its warps take turns at slices
+// of 256 columns, and their sums are added in the order of the warps. The integers are exact in T, so mma multiplies them as
+// they are; a step's sum is scaled in f32. Where a type has minima, mma with ones gives the sums of x that they multiply.
+#include "gemv.cuh"
+#include "quant.cuh"
+
+// 8 elements of a lane's row of x as two fragments of B: columns `at` + first_column and second_column.
+template <class T, class F>
+__device__ __forceinline__ void load_x(const GemvParams& p, const T* x, int at, float factor, uint32_t* b) {
+    const int t = threadIdx.x % 4;
+    const int column[2] = {at + first_column<F>(t), at + second_column<F>(t)};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        uint2 raw = x ? *reinterpret_cast<const uint2*>(x + column[i]) : make_uint2(0, 0);
+        if (p.norm_weight) {
+            const float4 weight = *reinterpret_cast<const float4*>(p.norm_weight + column[i]);
+            const float w[4] = {weight.x, weight.y, weight.z, weight.w};
+            T* v = reinterpret_cast<T*>(&raw);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) v[j] = from_float<T>(to_float(v[j]) * factor * (w[j] + p.offset));
+        }
+        b[2 * i] = raw.x, b[2 * i + 1] = raw.y;
+    }
+}
+
+// d[16][8] += scale * c + min * (sums of x), the scales those of rows g and g + 8.
+__device__ __forceinline__ void add_scaled(float* d, const float* c, const float* x_sum, float2 low, float2 high, bool has_min) {
+    d[0] = fmaf(low.x, c[0], d[0]), d[1] = fmaf(low.x, c[1], d[1]);
+    d[2] = fmaf(high.x, c[2], d[2]), d[3] = fmaf(high.x, c[3], d[3]);
+    if (has_min) {
+        d[0] = fmaf(low.y, x_sum[0], d[0]), d[1] = fmaf(low.y, x_sum[1], d[1]);
+        d[2] = fmaf(high.y, x_sum[2], d[2]), d[3] = fmaf(high.y, x_sum[3], d[3]);
+    }
+}
+
+// d[16][8] += the slice times x; `first` is the slice's first column. k is whole steps.
+template <class T, class F>
+__device__ __forceinline__ void multiply(const GemvParams& p, const SliceRegisters<F>& w, const T* x, int first, float factor,
+                                         float* d) {
+    const T* type = nullptr;
+    const uint32_t one = twice<T>(1.0f), ones[4] = {one, one, one, one};
+#pragma unroll
+    for (int step = 0; step < kSliceSteps; ++step) {
+        if (first + 32 * step >= p.k) break;
+        uint32_t b[4];
+        load_x<T, F>(p, x, first + 32 * step, factor, b);
+        float c[4] = {0, 0, 0, 0}, x_sum[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const uint32_t a[4] = {integer_pair<F>(type, w, 0, step, 2 * i), integer_pair<F>(type, w, 1, step, 2 * i),
+                                   integer_pair<F>(type, w, 0, step, 2 * i + 1), integer_pair<F>(type, w, 1, step, 2 * i + 1)};
+            mma_m16n8k16<T>(c, a, b + 2 * i);
+            if (F::kMin) mma_m16n8k16<T>(x_sum, ones, b + 2 * i);
+            if (F::kHalves || i == 1) {
+                add_scaled(d, c, x_sum, scale_and_min<F>(w, 0, step, i), scale_and_min<F>(w, 1, step, i), F::kMin);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) c[j] = x_sum[j] = 0;
+            }
+        }
+    }
+}
+
+// Adds the warps' sums and writes the block's results.
+template <class T>
+__device__ __forceinline__ void finish(const GemvParams& p, const float* d, const float* up, int m0, int n0) {
+    SHARED(float, partial, 2 * kWarps * 16 * kBatch);
+    float* up_partial = partial + kWarps * 16 * kBatch;
+    const bool gated = p.activation >= 0;
+    put_partial(partial, d);
+    if (gated) put_partial(up_partial, up);
+    __syncthreads();
+    const int x_row = threadIdx.x / 16, i = threadIdx.x % 16, n = n0 + i;
+    if (m0 + x_row >= p.m || x_row >= kBatch || n >= p.n) return;
+    float value = total(partial, i, x_row) + bias_of<T>(p, n);
+    if (gated) value = activate_any(p.activation, value) * (total(up_partial, i, x_row) + bias_of<T>(p, p.n + n));
+    put<T>(p, m0 + x_row, n, value);
+}
+
+template <class T, class F>
+__device__ __forceinline__ void gemv_quant(const GemvParams& p) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+    const int m0 = blockIdx.x % p.m_tiles * kBatch, tile = blockIdx.x / p.m_tiles;
+    const int slices = (p.k + kSliceColumns - 1) / kSliceColumns;
+    const int parts = p.activation >= 0 ? 2 : 1;
+    const size_t tile_bytes = static_cast<size_t>(slices) * F::kSliceBytes;
+    const unsigned char* w = static_cast<const unsigned char*>(p.w) + tile * tile_bytes;
+    // From a gate tile to its up tile.
+    const size_t part_bytes = static_cast<size_t>((p.n + kTileRows - 1) / kTileRows) * tile_bytes;
+
+    SliceRegisters<F> now, next;
+    if (warp < slices) now.load(w + static_cast<size_t>(warp) * F::kSliceBytes, lane);
+    wait_for_previous();
+    launch_next();
+
+    const float factor = p.norm_weight ? norm_factor<T>(p, m0, g) : 1.0f;
+    const T* x = m0 + g < p.m ? static_cast<const T*>(p.x) + static_cast<size_t>(m0 + g) * p.k : nullptr;
+    float d[4] = {0, 0, 0, 0}, other[4] = {0, 0, 0, 0};
+    for (int slice = warp; slice < slices; slice += kWarps) {
+        for (int part = 0; part < parts; ++part) {
+            const bool stay = part + 1 < parts;
+            const int next_slice = stay ? slice : slice + kWarps;
+            if (next_slice < slices) {
+                next.load(w + (stay ? part_bytes : 0) + static_cast<size_t>(next_slice) * F::kSliceBytes, lane);
+            }
+            multiply<T, F>(p, now, x, slice * kSliceColumns, factor, d);
+            now = next;
+            // Gate and up take turns, and after both each is back in its place.
+            if (parts == 2) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const float kept = d[i];
+                    d[i] = other[i], other[i] = kept;
+                }
+            }
+        }
+    }
+    finish<T>(p, d, other, m0, tile * kTileRows);
+}
+
+#define GEMV_QUANT(name, F)                                                                            \
+    KERNEL(gemv_##name##_bf16, GemvParams, kThreads, 2) { gemv_quant<__nv_bfloat16, F>(p); }           \
+    KERNEL(gemv_##name##_f16, GemvParams, kThreads, 2) { gemv_quant<__half, F>(p); }
+
+GEMV_QUANT(q4_0, Q4_0)
+GEMV_QUANT(q4_1, Q4_1)
+GEMV_QUANT(q5_0, Q5_0)
+GEMV_QUANT(q5_1, Q5_1)
+GEMV_QUANT(q8_0, Q8_0)
+GEMV_QUANT(q2_k, Q2_K)
+GEMV_QUANT(q3_k, Q3_K)
+GEMV_QUANT(q4_k, Q4_K)
+GEMV_QUANT(q5_k, Q5_K)
+GEMV_QUANT(q6_k, Q6_K)
