@@ -164,6 +164,15 @@ pub trait GpuDevice: Send {
     /// When the device refuses it.
     fn gemm(&mut self, gemm: &Gemm) -> Result<(), GpuError>;
 
+    /// Measures the ways to compute a product of this shape, unless that is done already, and computes those to come in
+    /// the fastest. Reads the operands and leaves anything in the output. For start-up; does nothing where there is but one way.
+    ///
+    /// # Errors
+    /// When the device fails, or refuses the product.
+    fn tune(&mut self, _gemm: &Gemm) -> Result<(), GpuError> {
+        Ok(())
+    }
+
     /// From here to [`Self::end_capture`], launches and products are recorded and not executed.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! # Layout
 //! - `launch`, `gemm`: a kernel launch and a matrix product as values
 //! - `device`: what executes them: memory, copies, graphs, errors
-//! - `modules`: the compiled kernels, with the feature `cuda`
+//! - `modules`, `cuda`: the compiled kernels and the card as such a device, with the feature `cuda`
 //! - one file an operation, beside `kernels/cuda/<operation>.cu`: its parameter struct and the launch it makes
 //!
 //! Nothing else in here needs a card, a driver or the `cuda` feature, so the same launches run on the card, on the
@@ -12,6 +12,8 @@
 pub mod activation;
 pub mod attention;
 pub mod blocks;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 pub mod embed;
 pub mod gemm;
