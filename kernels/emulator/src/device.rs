@@ -33,7 +33,7 @@ pub enum Issued {
 /// What a graph consists of.
 #[derive(Clone, Debug)]
 enum Node {
-    Launch(Launch),
+    Launch(Box<Launch>),
     Gemm(Gemm),
 }
 
@@ -191,7 +191,7 @@ impl GpuDevice for EmulatedDevice {
     fn launch(&mut self, launch: &Launch) -> Result<(), GpuError> {
         if !launch.grid.contains(&0) {
             self.issued.push(Issued::Launch(launch.kernel.clone()));
-            self.issue(Node::Launch(launch.clone()));
+            self.issue(Node::Launch(Box::new(launch.clone())));
         }
         Ok(())
     }
