@@ -6,6 +6,7 @@
 //! - `device`, `pool`, `simd`: the CPU, its instruction set and threads, vectors written once
 //! - `kv`, `arena`: cache kinds, block geometry, the memory that holds keys and values
 //! - `qkv_post`, `attention`: per-head norms, rope and cache writes; attention over paged blocks
+//! - `sampling`: logits to tokens
 //! - `gpu`: the same operations as launches of CUDA kernels
 //! - `norm`, `rope`, `activation`, `elementwise`: the rest of a layer
 pub mod activation;
@@ -26,6 +27,7 @@ mod packed;
 pub mod pool;
 pub mod qkv_post;
 pub mod rope;
+pub mod sampling;
 mod simd;
 #[cfg(test)]
 mod testing;

@@ -71,9 +71,4 @@ impl SamplingParams {
         num_output > self.min_tokens
             && ((!self.ignore_eos && self.eos_token_ids.contains(&token)) || self.stop_token_ids.contains(&token))
     }
-
-    /// True when penalties need the history of the sequence.
-    pub fn has_penalties(&self) -> bool {
-        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
-    }
 }

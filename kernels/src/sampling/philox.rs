@@ -42,7 +42,7 @@ pub fn philox4x32(mut ctr: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 
 /// Maps a word to `v` in (0, 1]: the uniform variate of which `-ln(1 - v)` is an exponential one. Small values,
 /// which decide a race, keep their relative precision.
-pub(super) fn open_unit(word: u32) -> f32 {
+pub fn open_unit(word: u32) -> f32 {
     (word as f32 + 0.5) * (1.0 / 4_294_967_296.0)
 }
 

@@ -3,15 +3,37 @@
 //! Tokens are bucketed by the leading bits of their logit's order-preserving key (one radix pass); only the bucket
 //! in which the threshold falls is sorted. Ties are broken by token id, lower first.
 
-use crate::types::SamplingParams;
+/// Which tokens may be drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Filters {
+    /// Keep the `top_k` most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of tokens whose probability reaches `top_p`; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less likely than `min_p` times the most likely one; 0 keeps all.
+    pub min_p: f32,
+}
+
+impl Default for Filters {
+    fn default() -> Self {
+        Self { top_k: 0, top_p: 1.0, min_p: 0.0 }
+    }
+}
+
+impl Filters {
+    /// Lowest value of `logit - max` (scaled by temperature) that passes min-p.
+    pub(crate) fn min_p_floor(&self) -> f32 {
+        if self.min_p > 0.0 { self.min_p.ln() } else { f32::NEG_INFINITY }
+    }
+}
 
 /// Leading bits of the key that pick a bucket.
 const RADIX_BITS: u32 = 12;
 const BUCKETS: usize = 1 << RADIX_BITS;
 
-/// Maps f32 order to u32 order.
+/// Maps f32 order to u32 order; both zeros are one value.
 fn key(x: f32) -> u32 {
-    let bits = x.to_bits();
+    let bits = if x == 0.0 { 0 } else { x.to_bits() };
     if bits >> 31 == 1 { !bits } else { bits | 0x8000_0000 }
 }
 
@@ -29,14 +51,14 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Fills `kept` with the tokens that pass every filter of `params`. `logits` are scaled by temperature, `max` is
+    /// Fills `kept` with the tokens that pass every filter. `logits` are scaled by temperature, `max` is
     /// their maximum. Returns false when no filter is active and every token may be drawn.
-    pub(super) fn apply(&mut self, params: &SamplingParams, logits: &[f32], max: f32) -> bool {
-        let top_k = if params.top_k == 0 { logits.len() } else { params.top_k as usize };
-        if params.min_p <= 0.0 && top_k >= logits.len() && params.top_p >= 1.0 {
+    pub(super) fn apply(&mut self, filters: &Filters, logits: &[f32], max: f32) -> bool {
+        let top_k = if filters.top_k == 0 { logits.len() } else { filters.top_k as usize };
+        if filters.min_p <= 0.0 && top_k >= logits.len() && filters.top_p >= 1.0 {
             return false;
         }
-        let floor = if params.min_p > 0.0 { max + params.min_p.ln() } else { f32::NEG_INFINITY };
+        let floor = max + filters.min_p_floor();
         self.kept.clear();
         self.kept.extend(
             (0..logits.len() as u32).filter(|&t| logits[t as usize] > f32::NEG_INFINITY && logits[t as usize] >= floor),
@@ -44,9 +66,9 @@ impl Filter {
         if top_k < self.kept.len() {
             self.keep_heaviest(logits, top_k as f64, |_| 1.0);
         }
-        if params.top_p < 1.0 {
+        if filters.top_p < 1.0 {
             let total: f64 = self.kept.iter().map(|&t| weight(logits[t as usize], max)).sum();
-            self.keep_heaviest(logits, f64::from(params.top_p) * total, |x| weight(x, max));
+            self.keep_heaviest(logits, f64::from(filters.top_p) * total, |x| weight(x, max));
         }
         true
     }
@@ -69,7 +91,7 @@ impl Filter {
         }
         self.edge.clear();
         self.edge.extend(self.kept.iter().copied().filter(|&t| bucket(logits[t as usize]) == edge_bucket));
-        self.edge.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        self.edge.sort_unstable_by(|&a, &b| key(logits[b as usize]).cmp(&key(logits[a as usize])).then(a.cmp(&b)));
         let mut last = 0;
         for (i, &t) in self.edge.iter().enumerate() {
             last = i;
@@ -95,25 +117,25 @@ fn weight(logit: f32, max: f32) -> f64 {
 mod tests {
     use super::*;
 
-    fn reference(params: &SamplingParams, logits: &[f32]) -> Vec<u32> {
+    fn reference(filters: &Filters, logits: &[f32]) -> Vec<u32> {
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut order: Vec<u32> =
             (0..logits.len() as u32).filter(|&t| logits[t as usize] > f32::NEG_INFINITY).collect();
-        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-        if params.min_p > 0.0 {
-            order.retain(|&t| logits[t as usize] >= max + params.min_p.ln());
+        order.sort_by(|&a, &b| key(logits[b as usize]).cmp(&key(logits[a as usize])).then(a.cmp(&b)));
+        if filters.min_p > 0.0 {
+            order.retain(|&t| logits[t as usize] >= max + filters.min_p.ln());
         }
-        if params.top_k > 0 {
-            order.truncate(params.top_k as usize);
+        if filters.top_k > 0 {
+            order.truncate(filters.top_k as usize);
         }
-        if params.top_p < 1.0 {
+        if filters.top_p < 1.0 {
             let total: f64 = order.iter().map(|&t| weight(logits[t as usize], max)).sum();
             let mut sum = 0.0;
             let mut keep = 0;
             for &t in &order {
                 keep += 1;
                 sum += weight(logits[t as usize], max);
-                if sum >= f64::from(params.top_p) * total {
+                if sum >= f64::from(filters.top_p) * total {
                     break;
                 }
             }
@@ -141,14 +163,13 @@ mod tests {
             if max == f32::NEG_INFINITY {
                 continue;
             }
-            let params = SamplingParams {
+            let filters = Filters {
                 top_k: [0, 1, 2, 5, 50, 1000][round % 6],
                 top_p: [1.0, 0.9, 0.5, 0.01][round % 4],
                 min_p: [0.0, 0.05, 0.0, 0.5, 1.0][round % 5],
-                ..SamplingParams::default()
             };
-            if filter.apply(&params, &logits, max) {
-                assert_eq!(filter.kept, reference(&params, &logits), "round {round} {params:?}");
+            if filter.apply(&filters, &logits, max) {
+                assert_eq!(filter.kept, reference(&filters, &logits), "round {round} {filters:?}");
             }
         }
     }

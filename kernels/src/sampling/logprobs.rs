@@ -1,20 +1,29 @@
 //! Log-probabilities of the raw distribution: what the model said before any bias, penalty, temperature or filter.
 
-use crate::types::{TokenLogprobs, TopLogprob};
-
 /// Stands for the logarithm of zero: JSON has no infinity.
-const FLOOR: f32 = -9999.0;
+pub(crate) const FLOOR: f32 = -9999.0;
+
+/// Log-probabilities at one position; finite, clamped to -9999.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogProbs {
+    /// Of the token asked for.
+    pub logprob: f32,
+    /// Its rank, 1 for the most likely token.
+    pub rank: u32,
+    /// The most likely tokens, best first.
+    pub top: Vec<(u32, f32)>,
+}
 
 /// The log-probability of `token` and of the `top` most likely tokens, from raw logits `[vocab]`.
-pub fn logprobs(logits: &[f32], token: u32, top: usize) -> TokenLogprobs {
+pub fn logprobs(logits: &[f32], token: u32, top: usize) -> LogProbs {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&x| f64::from((x - max).exp())).sum();
     let log_sum = max + sum.ln() as f32;
     let log = |x: f32| (x - log_sum).max(FLOOR);
     let chosen = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
     let rank = 1 + logits.iter().filter(|&&x| x > chosen).count() as u32;
-    let top = best(logits, top).into_iter().map(|(token, x)| TopLogprob { token, logprob: log(x) }).collect();
-    TokenLogprobs { token, logprob: log(chosen), rank, top }
+    let top = best(logits, top).into_iter().map(|(token, x)| (token, log(x))).collect();
+    LogProbs { logprob: log(chosen), rank, top }
 }
 
 /// The `n` largest logits, best first, ties by token id; one pass with a small ordered list.
@@ -45,7 +54,7 @@ mod tests {
         let got = logprobs(&logits, 2, 3);
         assert!((got.logprob - (2f32.exp() / total).ln()).abs() < 1e-6);
         assert_eq!(got.rank, 3);
-        assert_eq!(got.top.iter().map(|t| t.token).collect::<Vec<_>>(), [1, 3, 2]);
+        assert_eq!(got.top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 3, 2]);
         assert_eq!(logprobs(&logits, 4, 0).logprob, FLOOR);
     }
 }
