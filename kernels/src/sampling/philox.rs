@@ -40,10 +40,10 @@ pub fn philox4x32(mut ctr: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     ctr
 }
 
-/// Maps a word to `v` in (0, 1]: the uniform variate of which `-ln(1 - v)` is an exponential one. Small values,
-/// which decide a race, keep their relative precision.
+/// Maps a word to `v` in (0, 1): the uniform variate of which `-ln(1 - v)` is an exponential one. Small values,
+/// which decide a race, keep their relative precision; at 1 even the only token left would score nothing.
 pub fn open_unit(word: u32) -> f32 {
-    (word as f32 + 0.5) * (1.0 / 4_294_967_296.0)
+    ((word as f32 + 0.5) * (1.0 / 4_294_967_296.0)).min(1.0 - f32::EPSILON / 2.0)
 }
 
 #[cfg(test)]
@@ -63,6 +63,6 @@ mod tests {
     #[test]
     fn unit_stays_in_range() {
         assert!(open_unit(0) > 0.0);
-        assert!(open_unit(u32::MAX) <= 1.0);
+        assert!(open_unit(u32::MAX) < 1.0);
     }
 }
