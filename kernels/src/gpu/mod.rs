@@ -20,6 +20,7 @@ pub mod gemm;
 pub mod gemv;
 pub mod launch;
 pub mod logits;
+pub mod logprobs;
 #[cfg(feature = "cuda")]
 pub mod modules;
 pub mod norm;
@@ -27,4 +28,7 @@ pub mod pod;
 pub mod qkv_post;
 pub mod quant;
 pub mod rope;
+pub mod sample_rows;
+pub mod sampling;
+pub mod token_history;
 pub mod work_list;

@@ -38,6 +38,16 @@ fn a_grammar_masks_what_it_does_not_allow() {
 }
 
 #[test]
+fn a_masked_token_never_wins_against_the_largest_variate() {
+    // The word of the only token left is one of the 128 whose variate rounds to 1.
+    assert!(Stream::new(3_892_044, 0, 3).words(0)[2] > u32::MAX - 128);
+    let spec = SampleSpec { seed: 3_892_044, ..SampleSpec::default() };
+    let history = History { tokens: &[7; 3], num_prompt: 1 };
+    let none = f32::NEG_INFINITY;
+    assert_eq!(Sampler::default().sample(&spec, &history, &mut [none, none, 1.0, none]), Ok(2));
+}
+
+#[test]
 fn both_zeros_are_one_value() {
     // Scaled by such a temperature, -1e-10 underflows to -0; ties go to the lower id.
     let filters = Filters { top_k: 1, ..Filters::default() };

@@ -15,9 +15,11 @@ mod embed;
 mod emulator;
 mod gemv;
 mod logits;
+mod logprobs;
 mod norm;
 mod qkv_post;
 mod quant;
+mod sampling;
 mod testing;
 mod work_list;
 
@@ -37,10 +39,14 @@ fn parameter_structs() -> Vec<(&'static str, usize)> {
         size::<gpu::embed::EmbedParams>(),
         size::<gpu::gemv::GemvParams>(),
         size::<gpu::logits::ScaleSoftcapParams>(),
+        size::<gpu::logprobs::LogprobsParams>(),
         size::<gpu::norm::RmsNormParams>(),
         size::<gpu::qkv_post::QkvPostParams>(),
         size::<gpu::rope::RopeParams>(),
         size::<gpu::quant::DequantParams>(),
+        size::<gpu::sampling::LogitsPrepParams>(),
+        size::<gpu::sampling::SampleParams>(),
+        size::<gpu::token_history::TokenHistoryParams>(),
         size::<emulator::SelfTestParams>(),
     ]
 }
