@@ -41,8 +41,12 @@ __device__ __forceinline__ void multiply(const GemvParams& p, const WeightSlice&
     for (int s = 0; s < kSteps; ++s) b[s] = load_16_if(x && first + 32 * s < p.k, x + first + 32 * s);
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-        // Beyond k the elements are zero, whatever weight they meet.
-        if (kNorm) b[s] = normed<T>(p, b[s], min(first + 32 * s, p.k - 8), factor);
+        if (kNorm) {
+            // Beyond k the elements are zero, whatever weight they meet.
+            float weight[8];
+            load_norm_weight(p, min(first + 32 * s, p.k - 8), weight);
+            b[s] = normed<T>(b[s], weight, factor);
+        }
         const uint32_t a0[4] = {w.low[s].x, w.high[s].x, w.low[s].y, w.high[s].y};
         const uint32_t a1[4] = {w.low[s].z, w.high[s].z, w.low[s].w, w.high[s].w};
         const uint32_t b0[2] = {b[s].x, b[s].y}, b1[2] = {b[s].z, b[s].w};

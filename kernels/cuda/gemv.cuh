@@ -61,15 +61,20 @@ __device__ __forceinline__ float norm_factor(const GemvParams& p, int m0, int g)
     return rsqrtf(sum / p.k + p.eps);
 }
 
-// Norms 8 elements of x at `at` and rounds them as norm.cu would store them.
-template <class T>
-__device__ __forceinline__ uint4 normed(const GemvParams& p, uint4 raw, int at, float factor) {
-    const float4* weight = reinterpret_cast<const float4*>(p.norm_weight + at);
+// What the norm multiplies 8 columns by.
+__device__ __forceinline__ void load_norm_weight(const GemvParams& p, int column, float* w) {
+    const float4* weight = reinterpret_cast<const float4*>(p.norm_weight + column);
     const float4 a = weight[0], b = weight[1];
-    const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-    Pack<T>& pack = *reinterpret_cast<Pack<T>*>(&raw);
+    w[0] = a.x + p.offset, w[1] = a.y + p.offset, w[2] = a.z + p.offset, w[3] = a.w + p.offset;
+    w[4] = b.x + p.offset, w[5] = b.y + p.offset, w[6] = b.z + p.offset, w[7] = b.w + p.offset;
+}
+
+// Norms 8 elements of x and rounds them as norm.cu would store them.
+template <class T>
+__device__ __forceinline__ uint4 normed(uint4 raw, const float* w, float factor) {
+    T* x = reinterpret_cast<T*>(&raw);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) pack.v[i] = from_float<T>(to_float(pack.v[i]) * factor * (w[i] + p.offset));
+    for (int i = 0; i < 8; ++i) x[i] = from_float<T>(to_float(x[i]) * factor * w[i]);
     return raw;
 }
 

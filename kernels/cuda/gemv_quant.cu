@@ -6,22 +6,40 @@
 #include "gemv.cuh"
 #include "quant.cuh"
 
-// 8 elements of a lane's row of x as two fragments of B: columns `at` + first_column and second_column.
+// A warp's copy of its slice of x, normed: rows of 576 bytes, so that the reads below touch every bank once.
+constexpr int kStagedRow = kSliceColumns + 32;
+
+// Copies 8 columns a lane of the block's rows of x; columns from k on are zeros. Rows that the block lacks stay what they
+// were: a column of B meets only its own column of the result, and theirs is not written.
+template <class T>
+__device__ __forceinline__ void stage_x(const GemvParams& p, T* staged, int m0, int first, float factor) {
+    const int lane = threadIdx.x % 32, column = first + 8 * lane;
+    const T* x = static_cast<const T*>(p.x) + static_cast<size_t>(m0) * p.k + column;
+    const bool valid = column < p.k;
+    float weight[8];
+    if (p.norm_weight && valid) load_norm_weight(p, column, weight);
+    __syncwarp();  // the slice before has been read
+    for (int row = 0; row < min(p.m - m0, kBatch); ++row) {
+        uint4 raw = load_16_if(valid, x + static_cast<size_t>(row) * p.k);
+        const float row_factor = __shfl_sync(kFullMask, factor, 4 * row);
+        if (p.norm_weight && valid) raw = normed<T>(raw, weight, row_factor);
+        *reinterpret_cast<uint4*>(staged + row * kStagedRow + 8 * lane) = raw;
+    }
+    __syncwarp();
+}
+
+// 8 elements of row g of x as two fragments of B.
 template <class T, class F>
-__device__ __forceinline__ void load_x(const GemvParams& p, const T* x, int at, float factor, uint32_t* b) {
+__device__ __forceinline__ void load_x(const T* staged, int step, uint32_t* b) {
+    const T* row = staged + threadIdx.x % 32 / 4 * kStagedRow + 32 * step;
     const int t = threadIdx.x % 4;
-    const int column[2] = {at + first_column<F>(t), at + second_column<F>(t)};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        uint2 raw = x ? *reinterpret_cast<const uint2*>(x + column[i]) : make_uint2(0, 0);
-        if (p.norm_weight) {
-            const float4 weight = *reinterpret_cast<const float4*>(p.norm_weight + column[i]);
-            const float w[4] = {weight.x, weight.y, weight.z, weight.w};
-            T* v = reinterpret_cast<T*>(&raw);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) v[j] = from_float<T>(to_float(v[j]) * factor * (w[j] + p.offset));
-        }
-        b[2 * i] = raw.x, b[2 * i + 1] = raw.y;
+    if (F::kHalves) {
+        const uint2 low = *reinterpret_cast<const uint2*>(row + first_column<F>(t));
+        const uint2 high = *reinterpret_cast<const uint2*>(row + second_column<F>(t));
+        b[0] = low.x, b[1] = low.y, b[2] = high.x, b[3] = high.y;
+    } else {
+        const uint4 both = *reinterpret_cast<const uint4*>(row + first_column<F>(t));
+        b[0] = both.x, b[1] = both.y, b[2] = both.z, b[3] = both.w;
     }
 }
 
@@ -35,17 +53,16 @@ __device__ __forceinline__ void add_scaled(float* d, const float* c, const float
     }
 }
 
-// d[16][8] += the slice times x; `first` is the slice's first column. k is whole steps.
+// d[16][8] += the slice times x; the slice has `steps` steps before k.
 template <class T, class F>
-__device__ __forceinline__ void multiply(const GemvParams& p, const SliceRegisters<F>& w, const T* x, int first, float factor,
-                                         float* d) {
+__device__ __forceinline__ void multiply(const SliceRegisters<F>& w, const T* staged, int steps, float* d) {
     const T* type = nullptr;
     const uint32_t one = twice<T>(1.0f), ones[4] = {one, one, one, one};
 #pragma unroll
     for (int step = 0; step < kSliceSteps; ++step) {
-        if (first + 32 * step >= p.k) break;
+        if (step >= steps) break;
         uint32_t b[4];
-        load_x<T, F>(p, x, first + 32 * step, factor, b);
+        load_x<T, F>(staged, step, b);
         float c[4] = {0, 0, 0, 0}, x_sum[4] = {0, 0, 0, 0};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -95,16 +112,19 @@ __device__ __forceinline__ void gemv_quant(const GemvParams& p) {
     launch_next();
 
     const float factor = p.norm_weight ? norm_factor<T>(p, m0, g) : 1.0f;
-    const T* x = m0 + g < p.m ? static_cast<const T*>(p.x) + static_cast<size_t>(m0 + g) * p.k : nullptr;
+    SHARED(uint4, staged_x, kWarps * kBatch * kStagedRow / 8);
+    T* staged = reinterpret_cast<T*>(staged_x) + warp * kBatch * kStagedRow;
     float d[4] = {0, 0, 0, 0}, other[4] = {0, 0, 0, 0};
     for (int slice = warp; slice < slices; slice += kWarps) {
+        const int first = slice * kSliceColumns;
+        stage_x<T>(p, staged, m0, first, factor);
         for (int part = 0; part < parts; ++part) {
             const bool stay = part + 1 < parts;
             const int next_slice = stay ? slice : slice + kWarps;
             if (next_slice < slices) {
                 next.load(w + (stay ? part_bytes : 0) + static_cast<size_t>(next_slice) * F::kSliceBytes, lane);
             }
-            multiply<T, F>(p, now, x, slice * kSliceColumns, factor, d);
+            multiply<T, F>(now, staged, (p.k - first) / 32, d);
             now = next;
             // Gate and up take turns, and after both each is back in its place.
             if (parts == 2) {
