@@ -1,5 +1,7 @@
 #include "block.h"
 
+#include <sanitizer/asan_interface.h>
+
 #include <cstring>
 
 namespace emu {
@@ -204,8 +206,9 @@ void fail(const std::string& text) {
     switch_fiber(current->fiber, machine.main);
 }
 
-void shared_array(void* array, size_t bytes, uint64_t& seen_by) {
+void shared_array(void* array, size_t bytes, size_t end, uint64_t& seen_by) {
     if (seen_by == machine.block_serial) return;
+    if (seen_by == 0) ASAN_POISON_MEMORY_REGION(static_cast<char*>(array) + bytes, end - bytes);
     seen_by = machine.block_serial;
     memset(array, kPoison, bytes);
     machine.shared_ranges.emplace_back(static_cast<const unsigned char*>(array), bytes);

@@ -91,8 +91,16 @@ void join_warp(WarpCall& call);
 // Ends the launch with an error text; control does not come back to this thread.
 void fail(const std::string& text);
 
-// Fills a static shared array with poison when a block sees it first.
-void shared_array(void* array, size_t bytes, uint64_t& seen_by);
+// A static shared array. The compiler guards no static array of an inline function, so it brings its own guard.
+template <class T, size_t kCount>
+struct SharedArray {
+    alignas(16) T values[kCount];
+    unsigned char guard[64];
+    uint64_t seen_by;
+};
+
+// When a block sees the array first: fills it with poison and forbids what lies between `bytes` and `end`.
+void shared_array(void* array, size_t bytes, size_t end, uint64_t& seen_by);
 
 // Whether `bytes` at `address` lie in the block's shared memory.
 bool is_shared(const void* address, size_t bytes);

@@ -55,7 +55,7 @@ struct Registration {
 
 #define SHARED_MEMORY(T, name) T* name = reinterpret_cast<T*>(emu::machine.shared)
 
-#define SHARED(T, name, count)                \
-    alignas(16) static T name[count];         \
-    static uint64_t name##_seen_by = 0;       \
-    emu::shared_array(name, sizeof(name), name##_seen_by)
+#define SHARED(T, name, count)                                                              \
+    static emu::SharedArray<T, count> name##_storage;                                       \
+    static T(&name)[count] = name##_storage.values;                                         \
+    emu::shared_array(name, sizeof(name), offsetof(decltype(name##_storage), guard) + 64, name##_storage.seen_by)

@@ -24,6 +24,14 @@ KERNEL(fault_shared_past, SelfTestParams, 64, 1) {
     SHARED_MEMORY(float, tile);
     tile[p.n - (p.correct ? 1 : 0)] = 1.0f;
 }
+__device__ __forceinline__ void write_static(int i) {
+    SHARED(float, tile, 33);
+    tile[i] = 1.0f;
+}
+KERNEL(fault_static_past, SelfTestParams, 64, 1) {
+    wait_for_previous();
+    write_static(p.correct ? 32 : 33);
+}
 // Threads read what another wrote.
 KERNEL(fault_barrier, SelfTestParams, 64, 1) {
     wait_for_previous();

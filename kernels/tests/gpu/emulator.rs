@@ -67,6 +67,15 @@ fn a_write_past_shared_memory_is_reported() {
 }
 
 #[test]
+fn a_write_past_a_static_shared_array_is_reported() {
+    emulated_fault("use-after-poison", |emu| {
+        for correct in [1, 0] {
+            emu.launch(&launch("fault_static_past", 1, DevicePtr::NULL, DevicePtr::NULL, 0, correct));
+        }
+    });
+}
+
+#[test]
 fn a_missing_barrier_changes_the_result() {
     emulated(|emu| {
         for (kernel, threads) in [("fault_barrier", 64), ("fault_syncwarp", 32)] {
