@@ -1,4 +1,4 @@
-//! A card as a [`GpuDevice`], through the CUDA driver and cublasLt, both opened at run time.
+//! A card as a [`GpuDevice`](super::device::GpuDevice), through the CUDA driver and cublasLt, both opened at run time.
 //!
 //! # Layout
 //! - `library`, `context`: opening the libraries, the card, its stream; events
