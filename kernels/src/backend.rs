@@ -96,11 +96,17 @@ pub trait Backend {
     /// When memory runs out.
     fn resize_logits(&mut self, logits: &mut Self::Logits, len: usize) -> Result<(), KernelError>;
 
-    /// Takes in the step's metadata; the operations below refer to it.
+    /// Takes in the step's metadata; the operations below refer to it. Not part of a captured graph, they are.
     ///
     /// # Errors
     /// When the device fails.
     fn begin_step(&mut self, step: &StepInput<'_>) -> Result<(), KernelError>;
+
+    /// Whatever the metadata means for the layers: block tables, rotations.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn prepare(&mut self, step: &StepInput<'_>) -> Result<(), KernelError>;
 
     /// `out[m] = table[tokens[m]] * scale`, `[M, hidden]`.
     ///
@@ -137,6 +143,48 @@ pub trait Backend {
         params: NormParams,
         residual: &mut Self::Buffer,
     ) -> Result<(), KernelError>;
+
+    /// Makes room for what products with `w` need beside their operands, before the first step.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    fn reserve_for(&mut self, _w: &Self::Linear) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    /// `y = rms_norm(x) W^T + bias`; `normed` is scratch as large as `x`.
+    ///
+    /// # Errors
+    /// When shapes don't agree.
+    fn norm_linear(
+        &mut self,
+        x: &Self::Buffer,
+        (weight, params): (&Self::Vector, NormParams),
+        normed: &mut Self::Buffer,
+        w: &Self::Linear,
+        y: &mut Self::Buffer,
+    ) -> Result<(), KernelError> {
+        self.rms_norm(x, weight, params, normed)?;
+        self.linear(w, normed, y, false)
+    }
+
+    /// `out = act(g) * u` of `g | u = rms_norm(x) W^T + bias`; `normed` is scratch as large as `x`, `gate_up` for `g | u`.
+    ///
+    /// # Errors
+    /// When shapes don't agree.
+    fn norm_gated(
+        &mut self,
+        x: &Self::Buffer,
+        (weight, params): (&Self::Vector, NormParams),
+        (normed, gate_up): (&mut Self::Buffer, &mut Self::Buffer),
+        (w, activation): (&Self::Linear, GateActivation),
+        out: &mut Self::Buffer,
+        width: usize,
+    ) -> Result<(), KernelError> {
+        self.rms_norm(x, weight, params, normed)?;
+        self.linear(w, normed, gate_up, false)?;
+        self.gated_activation(gate_up, activation, width, out)
+    }
 
     /// `y = x W^T + bias`, added onto `y` when `accumulate`.
     ///

@@ -91,7 +91,11 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn begin_step(&mut self, step: &StepInput<'_>) -> Result<(), KernelError> {
+    fn begin_step(&mut self, _: &StepInput<'_>) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn prepare(&mut self, step: &StepInput<'_>) -> Result<(), KernelError> {
         for (table, rows) in self.ropes.iter().zip(&mut self.rope_rows) {
             table.rows(step.positions, rows);
         }

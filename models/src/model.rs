@@ -80,6 +80,12 @@ impl CacheLayout {
         let slots = layer_slots(&groups);
         Self { groups, slots }
     }
+
+    /// The attention of each group's layers: its first one's, which the others share.
+    pub fn shapes(&self, spec: &ModelSpec) -> Vec<AttentionShape> {
+        let first = |group: &CacheGroup| group.layers.first().map(|&layer| shape(&spec.layers[layer].attention));
+        self.groups.iter().filter_map(first).collect()
+    }
 }
 
 fn cache_spec(attention: &AttentionSpec, dtype: KvDtype) -> CacheSpec {
@@ -135,8 +141,17 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// When an operation refuses its operands or the device fails.
     pub fn forward(&mut self, backend: &mut B, step: &StepInput<'_>, alive: &dyn Fn()) -> Result<(), KernelError> {
-        let (m, hidden) = (step.tokens.len(), self.spec.hidden_size);
         backend.begin_step(step)?;
+        self.compute(backend, step, alive)
+    }
+
+    /// The part of [`Self::forward`] behind `begin_step`: on a device, launches alone, which a graph can capture.
+    ///
+    /// # Errors
+    /// As for [`Self::forward`].
+    pub fn compute(&mut self, backend: &mut B, step: &StepInput<'_>, alive: &dyn Fn()) -> Result<(), KernelError> {
+        let (m, hidden) = (step.tokens.len(), self.spec.hidden_size);
+        backend.prepare(step)?;
         backend.resize(&mut self.buffers.residual, m * hidden)?;
         backend.resize(&mut self.buffers.normed, m * hidden)?;
         backend.embed(step, &self.weights.embed, self.spec.embedding_multiplier, &mut self.buffers.residual)?;
@@ -166,6 +181,11 @@ impl<B: Backend> Model<B> {
         backend.resize(&mut b.gate_up, max_tokens * 2 * widest(|l| l.ffn.intermediate_size))?;
         backend.resize(&mut b.activated, max_tokens * widest(|l| l.ffn.intermediate_size))?;
         backend.resize(&mut b.last, max_logit_rows * hidden)?;
+        for layer in &self.weights.layers {
+            for linear in [&layer.qkv, &layer.o, &layer.gate_up, &layer.down] {
+                backend.reserve_for(linear)?;
+            }
+        }
         backend.resize_logits(&mut b.logits, max_logit_rows * self.spec.vocab_size)
     }
 
@@ -180,9 +200,9 @@ impl<B: Backend> Model<B> {
         let qk_norm = weights.qk_norm.as_ref().map(|(q, k)| (q, k));
         let rope = self.spec.layers[index].attention.rope;
         let layer = AttentionLayer { shape, slot: self.layout.slots[index], rope, qk_norm, norm };
-        backend.rms_norm(&buffers.residual, &weights.attn_norm, norm, &mut buffers.normed)?;
         backend.resize(&mut buffers.qkv, m * shape.qkv_width())?;
-        backend.linear(&weights.qkv, &buffers.normed, &mut buffers.qkv, false)?;
+        let (residual, normed) = (&buffers.residual, &mut buffers.normed);
+        backend.norm_linear(residual, (&weights.attn_norm, norm), normed, &weights.qkv, &mut buffers.qkv)?;
         backend.qkv_post(step, &layer, &mut buffers.qkv)?;
         backend.resize(&mut buffers.attn, m * shape.num_heads * shape.head_dim_v)?;
         backend.attention(step, &layer, &buffers.qkv, &mut buffers.attn)?;
@@ -200,12 +220,12 @@ impl<B: Backend> Model<B> {
     fn ffn_block(&mut self, backend: &mut B, m: usize, index: usize) -> Result<(), KernelError> {
         let (norm, ffn) = (self.norm(), &self.spec.layers[index].ffn);
         let (weights, buffers) = (&self.weights.layers[index], &mut self.buffers);
-        backend.rms_norm(&buffers.residual, &weights.ffn_norm, norm, &mut buffers.normed)?;
         backend.resize(&mut buffers.gate_up, m * 2 * ffn.intermediate_size)?;
-        backend.linear(&weights.gate_up, &buffers.normed, &mut buffers.gate_up, false)?;
         backend.resize(&mut buffers.activated, m * ffn.intermediate_size)?;
-        let activation = gate_activation(ffn.activation);
-        backend.gated_activation(&buffers.gate_up, activation, ffn.intermediate_size, &mut buffers.activated)?;
+        let gate_up = (&weights.gate_up, gate_activation(ffn.activation));
+        let (residual, scratch) = (&buffers.residual, (&mut buffers.normed, &mut buffers.gate_up));
+        let (norm_of, out) = ((&weights.ffn_norm, norm), &mut buffers.activated);
+        backend.norm_gated(residual, norm_of, scratch, gate_up, out, ffn.intermediate_size)?;
         match &weights.post_ffn_norm {
             None => backend.linear(&weights.down, &buffers.activated, &mut buffers.residual, true),
             Some(post_norm) => {

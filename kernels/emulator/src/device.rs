@@ -1,5 +1,8 @@
 //! The emulator as a device: every operation is done when it is issued, and recorded.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use half::{bf16, f16};
 use sconce_kernels::gpu::device::{DeviceInfo, Download, GpuDevice, GpuError, GraphId};
 use sconce_kernels::gpu::gemm::Gemm;
@@ -47,7 +50,7 @@ pub struct EmulatedDevice {
     capture: Option<Vec<Node>>,
     downloads: Vec<Vec<u8>>,
     staging: (usize, usize),
-    num_allocs: u64,
+    num_allocs: Arc<AtomicU64>,
 }
 
 // SAFETY: the buffers' addresses belong to this device alone, and the emulator runs on whichever one thread calls it.
@@ -74,8 +77,13 @@ impl EmulatedDevice {
             capture: None,
             downloads: Vec::new(),
             staging: (0, 0),
-            num_allocs: 0,
+            num_allocs: Arc::default(),
         }
+    }
+
+    /// The count of allocations, for a test that has given the device away.
+    pub fn alloc_counter(&self) -> Arc<AtomicU64> {
+        self.num_allocs.clone()
     }
 
     /// What was issued since the last call.
@@ -127,7 +135,7 @@ impl GpuDevice for EmulatedDevice {
         if bytes as u64 > free {
             return Err(GpuError::OutOfMemory { what, bytes, free });
         }
-        self.num_allocs += 1;
+        self.num_allocs.fetch_add(1, Ordering::Relaxed);
         self.issued.push(Issued::Alloc(bytes));
         let buffer = self.emulator.alloc::<u8>(bytes);
         let at = buffer.ptr();
@@ -136,7 +144,7 @@ impl GpuDevice for EmulatedDevice {
     }
 
     fn num_allocs(&self) -> u64 {
-        self.num_allocs
+        self.num_allocs.load(Ordering::Relaxed)
     }
 
     fn write(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<(), GpuError> {

@@ -4,6 +4,8 @@
 //! - `launch`, `gemm`: a kernel launch and a matrix product as values
 //! - `device`: what executes them: memory, copies, graphs, errors
 //! - `modules`, `cuda`: the compiled kernels and the card as such a device, with the feature `cuda`
+//! - `backend`: the model's graph as launches and products; `step`, `weights`, `product`, `pod`: its metadata, matrices,
+//!   the choice of a kernel for a product, records
 //! - one file an operation, beside `kernels/cuda/<operation>.cu`: its parameter struct and the launch it makes
 //!
 //! Nothing else in here needs a card, a driver or the `cuda` feature, so the same launches run on the card, on the
@@ -11,6 +13,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod backend;
 pub mod blocks;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -25,10 +28,13 @@ pub mod logprobs;
 pub mod modules;
 pub mod norm;
 pub mod pod;
+pub mod product;
 pub mod qkv_post;
 pub mod quant;
 pub mod rope;
 pub mod sample_rows;
 pub mod sampling;
+pub mod step;
 pub mod token_history;
+pub mod weights;
 pub mod work_list;

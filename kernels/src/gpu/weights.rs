@@ -1,0 +1,226 @@
+//! Weights and activations on the device: who owns which address, and the way of a matrix from a file to the card.
+
+use half::{bf16, f16};
+
+use super::device::{GpuDevice, GpuError};
+use super::launch::{DevicePtr, HalfType};
+use super::quant::QuantLayout;
+use crate::dequant::dequantize;
+use crate::dtype::WeightType;
+use crate::error::KernelError;
+use crate::linear::MatrixView;
+
+/// Rows of logits are padded to a multiple of this, so that they are whole cache lines.
+pub const ROW_PAD: usize = 16;
+
+/// Bytes of values converted or packed at a time.
+const PIECE_BYTES: usize = 8 << 20;
+
+/// Rows of one format in a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuPart {
+    /// `None`: rows of the device's 16-bit type.
+    pub packed: Option<QuantLayout>,
+    /// Start.
+    pub at: DevicePtr,
+    /// Output that its first row gives.
+    pub first: usize,
+    /// Rows, padding aside.
+    pub rows: usize,
+}
+
+/// A matrix `[out_features, in_features]` with its bias, which is of the device's 16-bit type.
+#[derive(Clone, Debug)]
+pub struct GpuLinear {
+    /// Row-stacked; dense neighbours are one part.
+    pub parts: Vec<GpuPart>,
+    /// `[out_features]`, or null.
+    pub bias: DevicePtr,
+    /// Output features.
+    pub out_features: usize,
+    /// Input features.
+    pub in_features: usize,
+}
+
+impl GpuLinear {
+    /// The one dense part, where all is dense: its rows are padded with zeros to a multiple of [`ROW_PAD`].
+    pub fn dense(&self) -> Option<DevicePtr> {
+        match self.parts[..] {
+            [GpuPart { packed: None, at, .. }] => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether every part is packed.
+    pub fn is_packed(&self) -> bool {
+        self.parts.iter().all(|part| part.packed.is_some())
+    }
+
+    /// Output features with the padding.
+    pub fn padded_rows(&self) -> usize {
+        self.out_features.next_multiple_of(ROW_PAD)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        let part = |part: &GpuPart| part.packed.map_or(part.rows * self.in_features * 2, |layout| layout.bytes());
+        self.parts.iter().map(part).sum::<usize>()
+            + if self.bias == DevicePtr::NULL { 0 } else { self.out_features * 2 }
+    }
+}
+
+/// Norm weights in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuVector {
+    /// `[len]` f32
+    pub at: DevicePtr,
+    /// Values.
+    pub len: usize,
+}
+
+/// Activations of the device's 16-bit type.
+#[derive(Debug, Default)]
+pub struct GpuBuffer {
+    /// Start.
+    pub at: DevicePtr,
+    /// Values in use.
+    pub len: usize,
+    pub(super) capacity: usize,
+}
+
+/// Logits in f32: rows of `stride` values, of which the vocabulary is the first part.
+#[derive(Debug, Default)]
+pub struct GpuLogits {
+    /// Start.
+    pub at: DevicePtr,
+    /// Rows in use.
+    pub rows: usize,
+    /// Values from one row to the next.
+    pub stride: usize,
+    pub(super) capacity: usize,
+}
+
+/// Brings row-stacked matrices to the device: dense ones as its 16-bit type, block-quantised ones packed.
+///
+/// # Errors
+/// For a width that the kernels don't take, or when memory runs out.
+pub fn upload_linear<D: GpuDevice>(
+    device: &mut D,
+    half: HalfType,
+    views: &[MatrixView<'_>],
+    bias: Option<&[f32]>,
+) -> Result<GpuLinear, KernelError> {
+    let in_features = views.first().map_or(0, |view| view.cols);
+    let out_features = views.iter().map(|view| view.rows).sum::<usize>();
+    let unit = if views.iter().all(|view| view.ty.is_dense()) { 8 } else { 32 };
+    if in_features == 0 || !in_features.is_multiple_of(unit) || views.iter().any(|view| view.cols != in_features) {
+        let reason = format!("a matrix of {in_features} columns: the GPU takes multiples of {unit}; use --device cpu");
+        return Err(GpuError::Unusable(reason).into());
+    }
+    let parts = if unit == 8 {
+        vec![upload_dense(device, half, views, 0)?]
+    } else {
+        let mut first = 0;
+        let mut upload = |view: &MatrixView<'_>| {
+            let part = if view.ty.is_dense() {
+                upload_dense(device, half, std::slice::from_ref(view), first)
+            } else {
+                upload_packed(device, view, first)
+            };
+            first += view.rows;
+            part
+        };
+        views.iter().map(&mut upload).collect::<Result<_, _>>()?
+    };
+    let bias = match bias {
+        None => DevicePtr::NULL,
+        Some(values) => {
+            KernelError::check("bias", out_features, values.len())?;
+            let at = device.alloc(out_features * 2, "biases")?;
+            device.write(at, &to_half(half, values))?;
+            at
+        }
+    };
+    Ok(GpuLinear { parts, bias, out_features, in_features })
+}
+
+/// Norm weights, or other values that stay f32.
+///
+/// # Errors
+/// When memory runs out.
+pub fn upload_vector<D: GpuDevice>(device: &mut D, values: &[f32]) -> Result<GpuVector, KernelError> {
+    let at = device.alloc(values.len() * 4, "norms")?;
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    device.write(at, &bytes)?;
+    Ok(GpuVector { at, len: values.len() })
+}
+
+/// Dense views, one behind the other, with zeros up to the padding.
+fn upload_dense<D: GpuDevice>(
+    device: &mut D,
+    half: HalfType,
+    views: &[MatrixView<'_>],
+    first: usize,
+) -> Result<GpuPart, KernelError> {
+    let rows = views.iter().map(|view| view.rows).sum::<usize>();
+    let row_bytes = views[0].cols * 2;
+    let padded = rows.next_multiple_of(ROW_PAD);
+    let start = device.alloc(padded * row_bytes, "weights")?;
+    let mut at = start;
+    for view in views {
+        upload_view(device, half, view, at)?;
+        at = at.byte_add(view.rows * row_bytes);
+    }
+    device.fill(at, 0, (padded - rows) * row_bytes)?;
+    Ok(GpuPart { packed: None, at: start, first, rows })
+}
+
+fn upload_view<D: GpuDevice>(
+    device: &mut D,
+    half: HalfType,
+    view: &MatrixView<'_>,
+    at: DevicePtr,
+) -> Result<(), KernelError> {
+    let same = match half {
+        HalfType::Bf16 => WeightType::BF16,
+        HalfType::F16 => WeightType::F16,
+    };
+    let row_bytes = view.ty.row_bytes(view.cols).ok_or(KernelError::RowLength { ty: view.ty, cols: view.cols })?;
+    KernelError::check("weight bytes", view.rows * row_bytes, view.data.len())?;
+    if view.ty == same {
+        return Ok(device.write(at, view.data)?);
+    }
+    let rows_a_piece = (PIECE_BYTES / row_bytes).max(1);
+    let mut values = Vec::new();
+    for (index, piece) in view.data.chunks(rows_a_piece * row_bytes).enumerate() {
+        values.resize(piece.len() / row_bytes * view.cols, 0.0);
+        dequantize(view.ty, piece, &mut values)?;
+        device.write(at.byte_add(index * rows_a_piece * view.cols * 2), &to_half(half, &values))?;
+    }
+    Ok(())
+}
+
+fn upload_packed<D: GpuDevice>(device: &mut D, view: &MatrixView<'_>, first: usize) -> Result<GpuPart, KernelError> {
+    let layout = QuantLayout::new(view.ty, view.rows, view.cols)?;
+    let start = device.alloc(layout.bytes(), "weights")?;
+    let tiles_a_piece = (PIECE_BYTES / layout.tile_bytes()).max(1);
+    let mut packed = Vec::new();
+    let mut tile = 0;
+    while tile < layout.tiles() {
+        let end = (tile + tiles_a_piece).min(layout.tiles());
+        packed.resize((end - tile) * layout.tile_bytes(), 0);
+        layout.pack(view.data, tile..end, &mut packed)?;
+        device.write(start.byte_add(tile * layout.tile_bytes()), &packed)?;
+        tile = end;
+    }
+    Ok(GpuPart { packed: Some(layout), at: start, first, rows: view.rows })
+}
+
+/// Values rounded to the device's type; what passes f16's range saturates, as keys and values do.
+fn to_half(half: HalfType, values: &[f32]) -> Vec<u8> {
+    let max = f16::MAX.to_f32();
+    match half {
+        HalfType::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+        HalfType::F16 => values.iter().flat_map(|&v| f16::from_f32(v.clamp(-max, max)).to_le_bytes()).collect(),
+    }
+}
