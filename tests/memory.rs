@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sconce::config::{CpuActivations, EngineConfig, KvCacheDtype};
+use sconce::config::{CpuActivations, DeviceChoice, EngineConfig, KvCacheDtype};
 use sconce::text::TextOptions;
 
 const CHILD: &str = "SCONCE_TEST_MEMORY_OF";
@@ -53,8 +53,13 @@ fn load(path: &Path) {
         max_num_seqs: 16,
         max_batch_tokens: 512,
         max_queued_tokens: 1 << 16,
+        device: DeviceChoice::Cpu,
+        deterministic: false,
         kv_cache_bytes: 1 << 30,
-        kv_cache_dtype: KvCacheDtype::F16,
+        kv_cache_fixed: None,
+        kv_cache_dtype: Some(KvCacheDtype::F16),
+        cuda_graphs: true,
+        gpu_memory_utilization: 0.9,
         threads: 2,
         prefix_cache: true,
         cpu_activations: CpuActivations::Int8,

@@ -22,7 +22,8 @@ use std::time::Duration;
 pub use file::{known_keys, nearest, parse_file};
 pub use machine::Machine;
 pub use raw::{
-    CpuActivations, GenerationConfig, KvCacheDtype, KvCacheMemory, LogFormat, LogLevel, MetricsCompat, RawConfig,
+    CpuActivations, DeviceChoice, GenerationConfig, KvCacheDtype, KvCacheMemory, LogFormat, LogLevel, MetricsCompat,
+    RawConfig,
 };
 pub use show::Setting;
 pub use units::{ByteSize, Seconds};
@@ -118,10 +119,20 @@ pub struct EngineConfig {
     pub max_batch_tokens: usize,
     /// Prompt tokens that may wait before requests are refused with 429.
     pub max_queued_tokens: usize,
-    /// Budget of the KV cache in bytes.
+    /// Where the model is computed.
+    pub device: DeviceChoice,
+    /// Whether rows must not depend on their neighbours on a GPU, too.
+    pub deterministic: bool,
+    /// Budget of the KV cache in bytes, on the CPU.
     pub kv_cache_bytes: u64,
-    /// Element type of the KV cache.
-    pub kv_cache_dtype: KvCacheDtype,
+    /// Budget that was asked for, whatever the device.
+    pub kv_cache_fixed: Option<u64>,
+    /// Element type of the KV cache; `None` leaves it to the device.
+    pub kv_cache_dtype: Option<KvCacheDtype>,
+    /// Whether decode steps run as captured graphs on a GPU.
+    pub cuda_graphs: bool,
+    /// Share of a GPU's free memory that the server takes.
+    pub gpu_memory_utilization: f64,
     /// Threads that compute a step.
     pub threads: usize,
     /// Whether requests share the KV of equal prefixes.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::units::{ByteSize, Seconds};
 
@@ -23,6 +23,56 @@ pub enum KvCacheDtype {
     Bf16,
     /// Single precision.
     F32,
+    /// 8-bit floating point (e4m3), on a GPU.
+    Fp8,
+}
+
+/// Where the model is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU that can be used, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number, or none.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("`{text}` is none of auto, cpu, cuda, cuda:N");
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", number)) => number.parse().map(Self::Cuda).map_err(|_| unknown()),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl Serialize for DeviceChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Where sampling defaults come from.
@@ -149,10 +199,16 @@ pub struct RawConfig {
     /// Prompt tokens that may wait; beyond it clients get 429 with Retry-After [default: 131072]
     #[arg(long, value_name = "TOKENS")]
     pub max_queued_tokens: Option<usize>,
-    /// Budget of the KV cache: a size like 2GiB, or auto (25 % of available memory, at most 4GiB) [default: auto]
+    /// Budget of the KV cache: a size like 2GiB, or auto (25 % of available memory, at most 4GiB; on a GPU what gpu-memory-utilization leaves) [default: auto]
     #[arg(long, value_name = "SIZE")]
     pub kv_cache_memory: Option<KvCacheMemory>,
-    /// Element type of the KV cache [default: f16]
+    /// Where to compute: auto, cpu, cuda or cuda:N [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
+    /// On a GPU, a request's text doesn't depend on what else runs (always so on the CPU); slower
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub deterministic: Option<bool>,
+    /// Element type of the KV cache [default: f16; on a GPU that of the activations]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvCacheDtype>,
     /// Don't share the KV cache of equal prompt prefixes
@@ -195,6 +251,12 @@ pub struct RawConfig {
     /// Arithmetic of products with block-quantised weights: int8 or f32.
     #[arg(skip)]
     pub cpu_activations: Option<CpuActivations>,
+    /// Decode steps run as captured CUDA graphs.
+    #[arg(skip)]
+    pub cuda_graphs: Option<bool>,
+    /// Share of a GPU's free memory that the server takes at start.
+    #[arg(skip)]
+    pub gpu_memory_utilization: Option<f64>,
     /// Foreign metric names exported beside our own: vllm or none.
     #[arg(skip)]
     pub metrics_compat: Option<MetricsCompat>,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    ByteSize, Config, ConfigError, CpuActivations, EngineConfig, GenerationConfig, KvCacheDtype, KvCacheMemory,
+    ByteSize, Config, ConfigError, CpuActivations, DeviceChoice, EngineConfig, GenerationConfig, KvCacheMemory,
     LogConfig, LogFormat, LogLevel, Machine, MetricsCompat, RawConfig, Seconds, ServerConfig, show,
 };
 
@@ -55,12 +55,27 @@ fn engine(raw: &RawConfig, machine: &Machine) -> Result<EngineConfig, ConfigErro
         max_num_seqs: within("max-num-seqs", raw.max_num_seqs.unwrap_or(64), 1, 4096)?,
         max_batch_tokens: within("max-batch-tokens", raw.max_batch_tokens.unwrap_or(512), 1, 1 << 20)?,
         max_queued_tokens: within("max-queued-tokens", raw.max_queued_tokens.unwrap_or(131_072), 1, 1 << 40)?,
+        device: raw.device.unwrap_or(DeviceChoice::Auto),
+        deterministic: raw.deterministic.unwrap_or(false),
         kv_cache_bytes,
-        kv_cache_dtype: raw.kv_cache_dtype.unwrap_or(KvCacheDtype::F16),
+        kv_cache_fixed: match raw.kv_cache_memory {
+            Some(KvCacheMemory::Fixed(size)) => Some(size.0),
+            Some(KvCacheMemory::Auto) | None => None,
+        },
+        kv_cache_dtype: raw.kv_cache_dtype,
+        cuda_graphs: raw.cuda_graphs.unwrap_or(true),
+        gpu_memory_utilization: share("gpu-memory-utilization", raw.gpu_memory_utilization.unwrap_or(0.9))?,
         threads,
         prefix_cache: !raw.no_prefix_cache.unwrap_or(false),
         cpu_activations: raw.cpu_activations.unwrap_or(CpuActivations::Int8),
     })
+}
+
+fn share(key: &'static str, value: f64) -> Result<f64, ConfigError> {
+    if (0.05..=1.0).contains(&value) {
+        return Ok(value);
+    }
+    Err(invalid(key, format!("{value} is not a share; give a number from 0.05 to 1")))
 }
 
 fn auto_kv_bytes(machine: &Machine) -> u64 {

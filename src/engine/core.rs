@@ -158,10 +158,10 @@ impl<R: Runner> Engine<R> {
 
     fn launch(&mut self, batch: Batch) {
         let step = batch.step;
-        let (runner, end) = (&mut self.runner, &self.end);
+        let (runner, scheduler, end) = (&mut self.runner, &self.scheduler, &self.end);
         // Where launching computes, that is the step's time.
         let at = Instant::now();
-        match guarded(|| runner.launch(&batch, &|| end.beat())) {
+        match guarded(|| runner.launch(&batch, &|seq| scheduler.sequence(seq), &|| end.beat())) {
             Ok(()) => self.in_flight.push_back(Launched { batch, at }),
             Err(error) => {
                 // Batches are answered in order: those launched before it come first.

@@ -9,7 +9,7 @@ use sconce_kernels::kv::{BLOCK_SIZE, CacheKind};
 
 use super::*;
 use crate::kv::{KvConfig, KvGroupConfig, KvManager};
-use crate::runner::{Collected, FakeRunner, Runner, RunnerError};
+use crate::runner::{Collected, FakeRunner, Runner, RunnerError, Sequences};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::types::{Batch, EngineEvent, FinishReason, RequestError, SamplingParams};
 
@@ -257,12 +257,12 @@ impl Runner for SlowRunner {
         self.0.depth()
     }
 
-    fn launch(&mut self, batch: &Batch, alive: &dyn Fn()) -> Result<(), RunnerError> {
+    fn launch(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<(), RunnerError> {
         let start = Instant::now();
         while start.elapsed() < Self::STEP {
             std::hint::spin_loop();
         }
-        self.0.launch(batch, alive)
+        self.0.launch(batch, sequences, alive)
     }
 
     fn collect(&mut self) -> Result<Collected<'_>, RunnerError> {

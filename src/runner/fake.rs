@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 
 use sconce_kernels::kv::BLOCK_SIZE;
 
-use super::{Collected, Runner, RunnerError};
+use super::{Collected, Runner, RunnerError, Sequences};
 use crate::types::{Batch, BatchRow, BlockId, SampledToken, StepOutput};
 
 /// Samples on its own "device" at depth 1, returns one-hot logits at depth 0.
@@ -70,7 +70,7 @@ impl Runner for FakeRunner {
         self.depth
     }
 
-    fn launch(&mut self, batch: &Batch, _alive: &dyn Fn()) -> Result<(), RunnerError> {
+    fn launch(&mut self, batch: &Batch, _: Sequences<'_>, _alive: &dyn Fn()) -> Result<(), RunnerError> {
         if self.fail_steps.contains(&batch.step) {
             return Err(RunnerError { message: "scripted failure".into(), fatal: false });
         }

@@ -4,11 +4,14 @@
 
 mod cpu;
 mod fake;
+mod flat;
+mod gpu;
 
 pub use cpu::CpuRunner;
 pub use fake::FakeRunner;
+pub use gpu::{GpuLimits, GpuRunner};
 
-use crate::types::{Batch, StepOutput};
+use crate::types::{Batch, SeqId, Sequence, StepOutput};
 
 /// A fault that concerns a whole batch (out of memory, a panic in a kernel, a lost device).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum Collected<'a> {
     Sampled(StepOutput),
 }
 
+/// The sequences of a batch, for a runner that samples: `None` for one that has gone.
+pub type Sequences<'a> = &'a dyn Fn(SeqId) -> Option<&'a Sequence>;
+
 /// Executes batches in order.
 pub trait Runner: Send {
     /// How many batches may be uncommitted when the next one is scheduled: 0 when sampling happens on the host,
@@ -44,7 +50,7 @@ pub trait Runner: Send {
     ///
     /// # Errors
     /// [`RunnerError`] when the batch can't be computed; nothing is then owed to `collect`.
-    fn launch(&mut self, batch: &Batch, alive: &dyn Fn()) -> Result<(), RunnerError>;
+    fn launch(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<(), RunnerError>;
 
     /// Waits for the oldest launched batch.
     ///

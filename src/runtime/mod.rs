@@ -1,6 +1,13 @@
 //! Assembly: a checkpoint on disk becomes a running engine and its text side, with every phase timed.
+//!
+//! # Layout
+//! - `sizes`: context, cache groups and blocks, from headers and settings alone
+//! - `gpu`: which GPU, how much of its memory for what, a model on it
+//! - `phases`: what start-up takes
 
+mod gpu;
 mod phases;
+mod sizes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,19 +16,20 @@ use std::thread::JoinHandle;
 use sconce_kernels::arena::KvArena;
 use sconce_kernels::cpu::CpuBackend;
 use sconce_kernels::device::{Cpu, Precision};
-use sconce_kernels::kv::{ArenaGeometry, BLOCK_SIZE, KvDtype};
+use sconce_kernels::error::KernelError;
+use sconce_kernels::gpu::device::{GpuDevice, GpuError};
 use sconce_models::checkpoint::Checkpoint;
 use sconce_models::config::{SpecOptions, model_spec};
 use sconce_models::error::ModelError;
-use sconce_models::model::{CacheLayout, Model};
 use sconce_models::spec::ModelSpec;
 
 pub use phases::{Phase, Phases};
+pub use sizes::Sizes;
 
-use crate::config::{CpuActivations, EngineConfig, KvCacheDtype};
-use crate::engine::{Engine, EngineEnd, EngineHandle, EngineInfo, engine_channel};
-use crate::kv::{KvConfig, KvGroupConfig, KvManager};
-use crate::runner::CpuRunner;
+use crate::config::{CpuActivations, EngineConfig};
+use crate::engine::{Engine, EngineEnd, EngineHandle, engine_channel};
+use crate::kv::KvManager;
+use crate::runner::{CpuRunner, Runner};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::telemetry::Telemetry;
 use crate::text::{TextError, TextModel, TextOptions};
@@ -38,6 +46,20 @@ pub enum StartError {
     /// The KV cache.
     #[error("{0}")]
     Arena(#[from] sconce_kernels::arena::ArenaError),
+    /// A GPU.
+    #[error("{0}")]
+    Gpu(#[from] GpuError),
+    /// A model's memory on its device.
+    #[error("{0}")]
+    Kernel(#[from] KernelError),
+    /// A setting that this build or this device can't honour.
+    #[error("{key}: {reason}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What would be right.
+        reason: String,
+    },
     /// The KV budget doesn't hold one sequence of useful length.
     #[error(
         "kv-cache-memory: {budget} bytes hold {capacity} tokens, but max-model-len is {wanted}; give at least {needed} bytes or set max-model-len to {capacity} or less"
@@ -74,6 +96,8 @@ pub struct Runtime {
     pub text: Arc<TextModel>,
     /// What was loaded.
     pub spec: ModelSpec,
+    /// What it runs on, in words.
+    pub device: String,
     /// Bytes of weights as kept.
     pub weight_bytes: usize,
     /// Bytes of the KV cache, reserved.
@@ -91,74 +115,8 @@ impl Runtime {
     }
 }
 
-/// Sizes that follow from a model and a configuration; `plan` prints them without loading anything.
-#[derive(Clone, Debug)]
-pub struct Sizes {
-    /// Longest prompt plus output.
-    pub max_model_len: usize,
-    /// Cache groups and layer slots.
-    pub layout: CacheLayout,
-    /// Where blocks lie.
-    pub geometry: ArenaGeometry,
-    /// Superpages in the arena.
-    pub num_superpages: usize,
-    /// The KV manager's view of the same.
-    pub kv: KvConfig,
-    /// Tokens that one sequence alone may have.
-    pub kv_capacity_tokens: usize,
-}
-
-impl Sizes {
-    /// Resolves sizes for `spec` under `config`.
-    ///
-    /// # Errors
-    /// When the context asked for doesn't fit the model or the KV budget.
-    pub fn resolve(spec: &ModelSpec, config: &EngineConfig) -> Result<Self, StartError> {
-        let layout = CacheLayout::new(spec, kv_dtype(config.kv_cache_dtype));
-        let geometry = ArenaGeometry::new(&layout.groups);
-        let num_superpages = geometry.superpages_in(config.kv_cache_bytes as usize).max(1);
-        let kv = |num_superpages| KvConfig {
-            num_superpages,
-            block_size: BLOCK_SIZE,
-            groups: std::iter::zip(&layout.groups, &geometry.groups)
-                .map(|(group, g)| KvGroupConfig { kind: group.spec.kind, blocks_per_superpage: g.blocks_per_superpage })
-                .collect(),
-            prefix_cache: config.prefix_cache,
-        };
-        let capacity_of = |pages| kv(pages).capacity_tokens(config.max_batch_tokens);
-        let capacity = capacity_of(num_superpages);
-        if let Some(wanted) = config.max_model_len
-            && wanted > spec.max_position
-        {
-            return Err(StartError::ContextTooLong { wanted, limit: spec.max_position });
-        }
-        let max_model_len = match config.max_model_len {
-            Some(wanted) if wanted > capacity => {
-                let pages = (num_superpages..).find(|&pages| capacity_of(pages) >= wanted).unwrap_or(num_superpages);
-                let needed = (pages * geometry.superpage_bytes) as u64;
-                return Err(StartError::KvTooSmall { budget: config.kv_cache_bytes, capacity, wanted, needed });
-            }
-            Some(wanted) => wanted,
-            None => spec.max_position.min(capacity),
-        };
-        let kv = kv(num_superpages);
-        Ok(Self { max_model_len, layout, geometry, num_superpages, kv, kv_capacity_tokens: capacity })
-    }
-
-    fn info(&self, spec: &ModelSpec, config: &EngineConfig) -> EngineInfo {
-        EngineInfo {
-            max_model_len: self.max_model_len,
-            vocab_size: spec.vocab_size,
-            kv_capacity_tokens: self.kv_capacity_tokens,
-            max_queued_tokens: config.max_queued_tokens,
-            max_num_seqs: config.max_num_seqs,
-            block_size: BLOCK_SIZE,
-            num_blocks: self.num_superpages * self.kv.groups.iter().map(|g| g.blocks_per_superpage).sum::<usize>(),
-        }
-    }
-}
-
-/// Loads the checkpoint at `path` and starts its engine. `progress(done, total)` counts layers.
+/// Loads the checkpoint at `path` and starts its engine on the device that `config` names. `progress(done, total)` counts
+/// layers.
 ///
 /// # Errors
 /// [`StartError`], one line that names the file or setting and the remedy.
@@ -169,52 +127,107 @@ pub fn start(
     telemetry: Option<Arc<Telemetry>>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Runtime, StartError> {
-    let mut phases = Phases::default();
-    let checkpoint = phases.time("open checkpoint", || Checkpoint::open(path))?;
-    checkpoint.advise_load();
-    let spec = model_spec(&checkpoint, &SpecOptions { max_model_len: config.max_model_len })?;
-    let sizes = Sizes::resolve(&spec, config)?;
-    // The tokenizer is built beside the weights: neither needs the other.
-    let (text, model) = std::thread::scope(|scope| {
-        let text = scope.spawn(|| {
-            let start = std::time::Instant::now();
-            (TextModel::load(&checkpoint, text_options), start.elapsed())
-        });
-        let model = phases.time("weights", || load_model(&checkpoint, spec, &sizes, config, progress));
-        (text.join(), model)
-    });
-    let (backend, model) = model?;
-    let (text, text_time) = text.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    phases.push("tokenizer (beside weights)", text_time);
-    let text = Arc::new(text?);
-    let spec = model.spec().clone();
-    let weight_bytes = model.weight_bytes(&backend);
-    let kv_bytes = backend.arena().bytes();
-    let (engine, end) = engine_channel(sizes.info(&spec, config));
-    let thread = phases.time("engine", || spawn(CpuRunner::new(backend, model), &sizes, config, (end, telemetry)))?;
-    Ok(Runtime { engine, text, spec, weight_bytes, kv_bytes, phases, thread })
+    let assembly = Assembly { path, config, text_options, telemetry };
+    #[cfg(feature = "cuda")]
+    if let Some(device) = gpu::open(config.device)? {
+        return assembly.start_on(device, progress);
+    }
+    #[cfg(not(feature = "cuda"))]
+    gpu::refuse(config.device)?;
+    assembly.start(progress, |checkpoint, spec, progress| load_on_cpu(checkpoint, spec, config, progress))
 }
 
-fn load_model(
+/// Loads the checkpoint at `path` onto a GPU and starts its engine there.
+///
+/// # Errors
+/// As for [`start`].
+pub fn start_on<D: GpuDevice + 'static>(
+    device: D,
+    path: &Path,
+    config: &EngineConfig,
+    text_options: &TextOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Runtime, StartError> {
+    Assembly { path, config, text_options, telemetry: None }.start_on(device, progress)
+}
+
+type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// A model on its device, ready to run.
+struct Loaded<R> {
+    runner: R,
+    spec: ModelSpec,
+    sizes: Sizes,
+    device: String,
+    weight_bytes: usize,
+    kv_bytes: usize,
+}
+
+/// What every start needs, whatever the device.
+struct Assembly<'a> {
+    path: &'a Path,
+    config: &'a EngineConfig,
+    text_options: &'a TextOptions,
+    telemetry: Option<Arc<Telemetry>>,
+}
+
+impl Assembly<'_> {
+    fn start_on<D: GpuDevice + 'static>(self, device: D, progress: Progress<'_>) -> Result<Runtime, StartError> {
+        let config = self.config;
+        self.start(progress, |checkpoint, spec, progress| gpu::load(device, checkpoint, spec, config, progress))
+    }
+
+    fn start<R: Runner + 'static>(
+        self,
+        progress: Progress<'_>,
+        load: impl FnOnce(&Checkpoint, ModelSpec, Progress<'_>) -> Result<Loaded<R>, StartError>,
+    ) -> Result<Runtime, StartError> {
+        let mut phases = Phases::default();
+        let checkpoint = phases.time("open checkpoint", || Checkpoint::open(self.path))?;
+        checkpoint.advise_load();
+        let spec = model_spec(&checkpoint, &SpecOptions { max_model_len: self.config.max_model_len })?;
+        // The tokenizer is built beside the weights: neither needs the other.
+        let (text, loaded) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| {
+                let start = std::time::Instant::now();
+                (TextModel::load(&checkpoint, self.text_options), start.elapsed())
+            });
+            let loaded = phases.time("weights", || load(&checkpoint, spec, progress));
+            (text.join(), loaded)
+        });
+        let Loaded { runner, spec, sizes, device, weight_bytes, kv_bytes } = loaded?;
+        let (text, text_time) = text.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        phases.push("tokenizer (beside weights)", text_time);
+        let text = Arc::new(text?);
+        let (engine, end) = engine_channel(sizes.info(&spec, self.config));
+        let thread = phases.time("engine", || spawn(runner, &sizes, self.config, (end, self.telemetry)))?;
+        Ok(Runtime { engine, text, spec, device, weight_bytes, kv_bytes, phases, thread })
+    }
+}
+
+fn load_on_cpu(
     checkpoint: &Checkpoint,
     spec: ModelSpec,
-    sizes: &Sizes,
     config: &EngineConfig,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<(CpuBackend, Model<CpuBackend>), StartError> {
+    progress: Progress<'_>,
+) -> Result<Loaded<CpuRunner>, StartError> {
+    let sizes = Sizes::resolve(&spec, config)?;
     let mut cpu = Cpu::new(config.threads);
     cpu.precision = match config.cpu_activations {
         CpuActivations::Int8 => Precision::Int8,
         CpuActivations::F32 => Precision::F32,
     };
+    let device = format!("CPU, {} threads, {:?}", config.threads, cpu.isa);
     let arena = KvArena::new(sizes.geometry.clone(), sizes.num_superpages)?;
     let mut backend = CpuBackend::new(cpu, arena);
     let model = sconce_models::load::load(checkpoint, spec, sizes.layout.clone(), &mut backend, progress)?;
-    Ok((backend, model))
+    let (weight_bytes, kv_bytes) = (model.weight_bytes(&backend), backend.arena().bytes());
+    let spec = model.spec().clone();
+    Ok(Loaded { runner: CpuRunner::new(backend, model), spec, sizes, device, weight_bytes, kv_bytes })
 }
 
-fn spawn(
-    runner: CpuRunner,
+fn spawn<R: Runner + 'static>(
+    runner: R,
     sizes: &Sizes,
     config: &EngineConfig,
     (end, telemetry): (EngineEnd, Option<Arc<Telemetry>>),
@@ -224,6 +237,7 @@ fn spawn(
             max_num_seqs: config.max_num_seqs,
             max_batch_tokens: config.max_batch_tokens,
             max_model_len: sizes.max_model_len,
+            depth: runner.depth(),
             ..SchedulerConfig::default()
         },
         KvManager::new(sizes.kv.clone()),
@@ -232,12 +246,4 @@ fn spawn(
         .name("engine".into())
         .spawn(move || Engine::new(scheduler, runner, end, telemetry).run())
         .map_err(StartError::Thread)
-}
-
-fn kv_dtype(dtype: KvCacheDtype) -> KvDtype {
-    match dtype {
-        KvCacheDtype::F16 => KvDtype::F16,
-        KvCacheDtype::Bf16 => KvDtype::Bf16,
-        KvCacheDtype::F32 => KvDtype::F32,
-    }
 }

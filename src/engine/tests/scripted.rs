@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::runner::{Collected, RunnerError};
+use crate::runner::{Collected, RunnerError, Sequences};
 use crate::types::Batch;
 
 /// A fake runner with something to do before each launch, told the step's number.
@@ -17,9 +17,9 @@ impl<F: FnMut(u64) -> Result<(), RunnerError> + Send> Runner for Scripted<F> {
         self.inner.depth()
     }
 
-    fn launch(&mut self, batch: &Batch, alive: &dyn Fn()) -> Result<(), RunnerError> {
+    fn launch(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<(), RunnerError> {
         (self.before)(batch.step)?;
-        self.inner.launch(batch, alive)
+        self.inner.launch(batch, sequences, alive)
     }
 
     fn collect(&mut self) -> Result<Collected<'_>, RunnerError> {

@@ -1,0 +1,207 @@
+//! The GPU runner: one step ahead. A batch's forward pass and sampling are issued together; the sampled tokens stay on
+//! the device and feed the next batch, and the host reads them one step later.
+//!
+//! It is generic over the device, so the tests run it on the emulated one.
+
+mod graphs;
+mod sampling;
+mod slots;
+
+use std::collections::VecDeque;
+
+use sconce_kernels::backend::StepInput;
+use sconce_kernels::error::KernelError;
+use sconce_kernels::gpu::backend::GpuBackend;
+use sconce_kernels::gpu::device::{Download, GpuDevice, GpuError};
+use sconce_kernels::gpu::weights::ROW_PAD;
+use sconce_models::model::Model;
+
+use self::graphs::{Graphs, Way};
+use self::sampling::{DeviceSampler, Plan};
+use self::slots::Slots;
+use super::flat::Flat;
+use super::{Collected, Runner, RunnerError, Sequences};
+use crate::types::{Batch, SeqId};
+
+/// Bounds that no batch passes; the engine's configuration, as the runner sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuLimits {
+    /// Sequences of a batch.
+    pub max_num_seqs: usize,
+    /// Rows of a batch.
+    pub max_batch_tokens: usize,
+    /// Rows of a batch whose logits are wanted.
+    pub max_logit_rows: usize,
+    /// Tokens of a sequence.
+    pub max_model_len: usize,
+    /// Decode steps are captured as graphs.
+    pub graphs: bool,
+}
+
+impl GpuLimits {
+    /// Slots: those of two batches, since the sequences of the one in flight keep theirs.
+    pub fn num_slots(&self) -> usize {
+        2 * self.max_num_seqs
+    }
+
+    /// Bytes that sampling adds to a step's metadata.
+    pub fn extra_bytes(&self) -> usize {
+        DeviceSampler::tables_bytes(self.num_slots(), self.max_logit_rows, self.max_model_len)
+    }
+}
+
+/// A batch whose tokens haven't come back.
+struct InFlight {
+    step: u64,
+    seqs: Vec<SeqId>,
+    plan: Plan,
+    download: Download,
+}
+
+/// Executes batches on a GPU.
+pub struct GpuRunner<D: GpuDevice> {
+    backend: GpuBackend<D>,
+    model: Model<GpuBackend<D>>,
+    sampler: DeviceSampler,
+    graphs: Graphs,
+    slots: Slots,
+    row_slots: Vec<u32>,
+    flat: Flat,
+    in_flight: VecDeque<InFlight>,
+    limits: GpuLimits,
+}
+
+impl<D: GpuDevice> GpuRunner<D> {
+    /// A runner over a loaded model: takes all memory that its steps will need.
+    ///
+    /// # Errors
+    /// When the device or the host has too little memory.
+    pub fn new(
+        mut backend: GpuBackend<D>,
+        mut model: Model<GpuBackend<D>>,
+        limits: GpuLimits,
+    ) -> Result<Self, KernelError> {
+        let vocab = model.spec().vocab_size;
+        let (num_slots, max_scores) = (limits.num_slots(), limits.max_logit_rows);
+        model.reserve(&mut backend, limits.max_batch_tokens, limits.max_logit_rows)?;
+        let stride = vocab.next_multiple_of(ROW_PAD);
+        let sampler = DeviceSampler::new(backend.device(), vocab, stride, (num_slots, max_scores))?;
+        let (upload, download) = (backend.meta_capacity(), DeviceSampler::download_bytes(num_slots, max_scores));
+        backend.device().reserve_staging(upload, download)?;
+        Ok(Self {
+            backend,
+            model,
+            sampler,
+            graphs: Graphs::new(limits.graphs, limits.max_num_seqs),
+            slots: Slots::new(num_slots),
+            row_slots: Vec::new(),
+            flat: Flat::default(),
+            in_flight: VecDeque::new(),
+            limits,
+        })
+    }
+
+    /// The device.
+    pub fn device(&mut self) -> &mut D {
+        self.backend.device()
+    }
+
+    /// What the sampler must know of the batch's rows.
+    fn plan_sampling(&mut self, batch: &Batch, sequences: Sequences<'_>) {
+        let in_flight = &self.in_flight;
+        let protected = |seq: SeqId| in_flight.iter().any(|batch| batch.seqs.contains(&seq));
+        let new = self.slots.assign(batch, sequences, protected, &mut self.row_slots);
+        self.sampler.clear();
+        for index in new {
+            if let Some(sequence) = sequences(batch.rows[index].seq) {
+                self.sampler.admit(sequence, self.row_slots[index]);
+            }
+        }
+        let mut first_logit = 0;
+        for (row, &slot) in batch.rows.iter().zip(&self.row_slots) {
+            if let Some(sequence) = sequences(row.seq) {
+                self.sampler.add(row, sequence, slot, first_logit);
+            }
+            first_logit += row.num_logits;
+        }
+    }
+
+    /// The forward pass, in the way that suits the batch.
+    fn compute(&mut self, batch: &Batch, alive: &dyn Fn()) -> Result<(), KernelError> {
+        let way = self.graphs.way(batch);
+        self.flat.fill(batch, self.model.layout().groups.len());
+        if let Way::WarmUp(rows) | Way::Capture(rows) | Way::Replay(rows, _) = way {
+            self.flat.pad(rows);
+        }
+        let groups = self.flat.groups(batch);
+        let step = StepInput {
+            tokens: &self.flat.tokens,
+            positions: &self.flat.positions,
+            groups: &groups,
+            logit_rows: &self.flat.logit_rows,
+            slots: &self.row_slots,
+        };
+        let (model, backend) = (&mut self.model, &mut self.backend);
+        match way {
+            Way::Eager => model.forward(backend, &step, alive),
+            Way::WarmUp(rows) => {
+                backend.begin_fixed_step(&step)?;
+                model.compute(backend, &step, alive)?;
+                self.graphs.warmed(rows);
+                Ok(())
+            }
+            Way::Capture(rows) => {
+                backend.begin_fixed_step(&step)?;
+                backend.device().begin_capture()?;
+                let captured = model.compute(backend, &step, alive);
+                // The capture ends whatever came of it.
+                let graph = backend.device().end_capture();
+                captured?;
+                let graph = graph?;
+                self.graphs.captured(rows, graph);
+                Ok(backend.device().replay(graph)?)
+            }
+            Way::Replay(_, graph) => {
+                backend.begin_fixed_step(&step)?;
+                Ok(backend.device().replay(graph)?)
+            }
+        }
+    }
+
+    fn issue(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<InFlight, KernelError> {
+        self.plan_sampling(batch, sequences);
+        let tables = self.sampler.write(self.backend.extra_mut());
+        self.compute(batch, alive)?;
+        let (extra, next_token) = (self.backend.extra_at(), self.backend.next_token());
+        let logits = self.model.logits_mut();
+        let (plan, download) = self.sampler.launch(self.backend.device(), logits, next_token, (extra, tables))?;
+        let seqs = batch.rows.iter().map(|row| row.seq).collect();
+        Ok(InFlight { step: batch.step, seqs, plan, download })
+    }
+}
+
+fn failed(error: &KernelError) -> RunnerError {
+    let fatal = matches!(error, KernelError::Device(error) if error.is_fatal());
+    RunnerError { message: error.to_string(), fatal }
+}
+
+impl<D: GpuDevice> Runner for GpuRunner<D> {
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn launch(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<(), RunnerError> {
+        let issued = self.issue(batch, sequences, alive).map_err(|error| failed(&error))?;
+        self.in_flight.push_back(issued);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Collected<'_>, RunnerError> {
+        let Some(InFlight { step, plan, download, .. }) = self.in_flight.pop_front() else {
+            return Err(RunnerError { message: "nothing was launched".into(), fatal: true });
+        };
+        let bytes = self.backend.device().end_download(download).map_err(|e: GpuError| failed(&e.into()))?;
+        let output = plan.output(step, bytes, self.limits.num_slots());
+        output.map(Collected::Sampled).map_err(|message| RunnerError { message, fatal: true })
+    }
+}

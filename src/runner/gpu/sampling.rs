@@ -1,0 +1,343 @@
+//! Sampling on the device: what the kernels must know of a step's rows, their memory, and what came of it.
+
+use sconce_kernels::error::KernelError;
+use sconce_kernels::gpu::device::{Download, GpuDevice, GpuError};
+use sconce_kernels::gpu::launch::DevicePtr;
+use sconce_kernels::gpu::logprobs::{Logprobs, ScoreRecord, ScoreRow};
+use sconce_kernels::gpu::pod::{record, words};
+use sconce_kernels::gpu::sample_rows::{DRAWN, NOT_FINITE, RING, SamplePlace, SampleResult, SampleTable};
+use sconce_kernels::gpu::sampling::{LIST_CAPACITY, SampleWorkspace, Sampling};
+use sconce_kernels::gpu::token_history::{HistoryRow, TokenHistory};
+use sconce_kernels::gpu::weights::GpuLogits;
+use sconce_kernels::sampling::LogProbs;
+
+use crate::sampler::{self, SampleError};
+use crate::types::{BatchRow, SampledToken, SeqId, Sequence, StepOutput, TokenLogprobs, TopLogprob};
+
+/// Device memory of the sampler, for at most `max_seqs` sampling rows and `max_scores` rows with log-probabilities.
+#[derive(Debug)]
+struct Memory {
+    raw: DevicePtr,
+    counts: DevicePtr,
+    rings: DevicePtr,
+    /// [`SampleResult`] a row, then [`ScoreRecord`] a row.
+    results: DevicePtr,
+    workspace: DevicePtr,
+    score_workspace: DevicePtr,
+}
+
+/// Builds the sampling part of steps.
+#[derive(Debug)]
+pub(super) struct DeviceSampler {
+    memory: Memory,
+    vocab: usize,
+    stride: usize,
+    max_seqs: usize,
+    max_scores: usize,
+    table: SampleTable,
+    scores: Vec<ScoreRow>,
+    histories: Vec<HistoryRow>,
+    history_tokens: Vec<u32>,
+    plan: Plan,
+}
+
+/// Which tokens a step brings, in the order of the device's results.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// One a row with `samples`: the sequence, and why it wasn't even asked for.
+    pub(super) sampled: Vec<(SeqId, Result<Drawn, String>)>,
+    /// Tokens of prompts.
+    pub(super) prompts: Vec<Scored>,
+}
+
+/// Tokens of a prompt that are scored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scored {
+    pub(super) seq: SeqId,
+    /// Position of the first.
+    pub(super) first: usize,
+    /// First of their score rows.
+    pub(super) score: usize,
+    /// How many.
+    pub(super) len: usize,
+}
+
+/// Where a drawn token is found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drawn {
+    result: usize,
+    score: Option<usize>,
+}
+
+/// Where the step's tables lie in the metadata, in words from its extra part.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tables {
+    rows: usize,
+    side: usize,
+    scores: usize,
+    histories: usize,
+    history_tokens: usize,
+}
+
+impl DeviceSampler {
+    /// Takes the sampler's memory.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn new<D: GpuDevice>(
+        device: &mut D,
+        vocab: usize,
+        stride: usize,
+        (max_seqs, max_scores): (usize, usize),
+    ) -> Result<Self, GpuError> {
+        let count_bytes = max_seqs * stride * 2;
+        let workspace_bytes = SampleWorkspace::bytes(max_seqs, LIST_CAPACITY);
+        let score_bytes = Logprobs::workspace_bytes(max_scores, vocab);
+        let memory = Memory {
+            raw: device.alloc(max_seqs * stride * 4, "copies of logits")?,
+            counts: device.alloc(count_bytes, "penalty counts")?,
+            rings: device.alloc(max_seqs * RING * 4, "latest tokens")?,
+            results: device.alloc(results_bytes(max_seqs, max_scores), "sampled tokens")?,
+            workspace: device.alloc(workspace_bytes, "sampling")?,
+            score_workspace: device.alloc(score_bytes, "log-probabilities")?,
+        };
+        device.fill(memory.counts, 0, count_bytes)?;
+        device.fill(memory.rings, 0, max_seqs * RING * 4)?;
+        device.fill(memory.workspace, 0, workspace_bytes)?;
+        device.fill(memory.score_workspace, 0, score_bytes)?;
+        Ok(Self {
+            memory,
+            vocab,
+            stride,
+            max_seqs,
+            max_scores,
+            table: SampleTable::default(),
+            scores: Vec::new(),
+            histories: Vec::new(),
+            history_tokens: Vec::new(),
+            plan: Plan::default(),
+        })
+    }
+
+    /// Forgets the last step.
+    pub(super) fn clear(&mut self) {
+        self.table.clear();
+        self.scores.clear();
+        self.histories.clear();
+        self.history_tokens.clear();
+        self.plan = Plan::default();
+    }
+
+    /// A sequence that has just got `slot`: what the sampler keeps of it begins with its tokens so far.
+    pub(super) fn admit(&mut self, sequence: &Sequence, slot: u32) {
+        let penalties = sampler::spec(&sequence.params, sequence.choice).penalties.is_active();
+        let words = sequence.params.bad_words.iter().any(|word| word.len() > 1);
+        if !penalties && !words {
+            return;
+        }
+        let first = if penalties { 0 } else { sequence.tokens.len().saturating_sub(RING) };
+        let tokens = &sequence.tokens[first..];
+        self.histories.push(HistoryRow {
+            slot: slot as i32,
+            count_row: if penalties { slot as i32 } else { -1 },
+            tokens_at: self.history_tokens.len() as u32,
+            num_tokens: tokens.len() as u32,
+            first_position: first as u32,
+            num_prompt: sequence.num_prompt as u32,
+        });
+        self.history_tokens.extend_from_slice(tokens);
+    }
+
+    /// Adds a row of the batch, whose logits begin at row `first_logit`.
+    pub(super) fn add(&mut self, row: &BatchRow, sequence: &Sequence, slot: u32, first_logit: usize) {
+        if let Some(top) = sequence.params.prompt_logprobs {
+            self.add_prompt(row, sequence, first_logit, top);
+        }
+        if !row.samples {
+            return;
+        }
+        let params = &sequence.params;
+        let position = row.start + row.tokens.len();
+        let index = self.table.rows().len();
+        let spec = sampler::spec(params, sequence.choice);
+        let place = SamplePlace {
+            logit_row: (first_logit + row.num_logits - 1) as u32,
+            slot,
+            position: position as u32,
+            num_output: position.saturating_sub(sequence.num_prompt) as u32,
+            count_row: spec.penalties.is_active().then_some(slot),
+            raw_row: params.logprobs.map(|_| index as u32),
+            allowed_row: None,
+        };
+        let pushed = self.table.push(&spec, &place, self.vocab);
+        let drawn = pushed.map_err(|error: KernelError| error.to_string()).map(|()| {
+            let score = params.logprobs.map(|top| {
+                self.scores.push(ScoreRow::drawn(index, &self.table.rows()[index], top));
+                self.scores.len() - 1
+            });
+            Drawn { result: index, score }
+        });
+        self.plan.sampled.push((row.seq, drawn));
+    }
+
+    fn add_prompt(&mut self, row: &BatchRow, sequence: &Sequence, first_logit: usize, top: u32) {
+        let first = row.start + row.tokens.len() + 1 - row.num_logits;
+        let targets = sequence.tokens.get(first..sequence.num_prompt).unwrap_or_default();
+        let targets = &targets[..targets.len().min(row.num_logits)];
+        if targets.is_empty() {
+            return;
+        }
+        let (seq, score, len) = (row.seq, self.scores.len(), targets.len());
+        self.plan.prompts.push(Scored { seq, first, score, len });
+        let rows = targets.iter().zip(first_logit as u32..);
+        self.scores.extend(rows.map(|(&token, logit)| ScoreRow::prompt(logit, token, top)));
+    }
+
+    /// Appends the step's tables to the metadata.
+    pub(super) fn write(&self, metadata: &mut Vec<u32>) -> Tables {
+        let mut push = |words: &[u32]| {
+            let at = metadata.len().next_multiple_of(4);
+            metadata.resize(at, 0);
+            metadata.extend_from_slice(words);
+            at
+        };
+        Tables {
+            rows: push(words(self.table.rows())),
+            side: push(self.table.side()),
+            scores: push(words(&self.scores)),
+            histories: push(words(&self.histories)),
+            history_tokens: push(&self.history_tokens),
+        }
+    }
+
+    /// Issues the kernels of the step, whose tables lie at `extra`, and the copy of their results to the host.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn launch<D: GpuDevice>(
+        &mut self,
+        device: &mut D,
+        logits: &GpuLogits,
+        next_token: DevicePtr,
+        (extra, tables): (DevicePtr, Tables),
+    ) -> Result<(Plan, Download), GpuError> {
+        let at = |words: usize| extra.byte_add(words * 4);
+        let Memory { raw, counts, rings, results, workspace, score_workspace } = self.memory;
+        let history = TokenHistory {
+            rows: at(tables.histories),
+            tokens: at(tables.history_tokens),
+            counts,
+            count_stride: self.stride,
+            rings,
+            vocab: self.vocab,
+        };
+        if !self.histories.is_empty() {
+            device.launch(&history.launch(self.histories.len()))?;
+        }
+        let sampling = Sampling {
+            logits: logits.at,
+            logit_stride: logits.stride,
+            vocab: self.vocab,
+            rows: at(tables.rows),
+            side: at(tables.side),
+            raw,
+            counts,
+            count_stride: self.stride,
+            rings,
+            allowed: DevicePtr::NULL,
+            allowed_stride: 0,
+            next_token,
+            results,
+            workspace: SampleWorkspace { at: workspace, rows: self.max_seqs, list_capacity: LIST_CAPACITY },
+        };
+        let (num_rows, needs) = (self.table.rows().len(), self.table.needs());
+        if num_rows > 0 {
+            if needs.edits {
+                device.launch(&sampling.prep(num_rows))?;
+            }
+            for launch in sampling.sample(num_rows, needs) {
+                device.launch(&launch)?;
+            }
+        }
+        if !self.scores.is_empty() {
+            let scores = Logprobs {
+                logits: logits.at,
+                logit_stride: logits.stride,
+                vocab: self.vocab,
+                rows: at(tables.scores),
+                raw,
+                results,
+                records: results.byte_add(records_offset(self.max_seqs)),
+                workspace: score_workspace,
+                max_rows: self.max_scores,
+            };
+            device.launch(&scores.launch(self.scores.len()))?;
+        }
+        let bytes = records_offset(self.max_seqs) + self.scores.len() * size_of::<ScoreRecord>();
+        let download = device.begin_download(results, bytes)?;
+        Ok((std::mem::take(&mut self.plan), download))
+    }
+
+    /// Bytes that a step's results have at most.
+    pub(super) fn download_bytes(max_seqs: usize, max_scores: usize) -> usize {
+        results_bytes(max_seqs, max_scores)
+    }
+
+    /// Bytes that a step's tables have at most, lists of biases and words aside.
+    pub(super) fn tables_bytes(max_seqs: usize, max_scores: usize, max_model_len: usize) -> usize {
+        // Rows of 92, 20 and 24 bytes; the lists of a row; the tokens of sequences that get a slot.
+        max_seqs * (128 + SIDE_BYTES) + max_scores * 32 + max_model_len * 4 * 16 + 256
+    }
+}
+
+/// Bytes of biases, masked tokens and bad words that a row may bring on average.
+const SIDE_BYTES: usize = 4096;
+
+fn records_offset(max_seqs: usize) -> usize {
+    (max_seqs * size_of::<SampleResult>()).next_multiple_of(16)
+}
+
+fn results_bytes(max_seqs: usize, max_scores: usize) -> usize {
+    records_offset(max_seqs) + max_scores * size_of::<ScoreRecord>()
+}
+
+impl Plan {
+    /// What the step brought, from the bytes that came back.
+    ///
+    /// # Errors
+    /// When they are too few: a bug of the device.
+    pub(super) fn output(&self, step: u64, bytes: &[u8], max_seqs: usize) -> Result<StepOutput, String> {
+        let mut output = StepOutput { step, ..StepOutput::default() };
+        for (seq, drawn) in &self.sampled {
+            let (token, logprobs) = match drawn {
+                Ok(drawn) => token(*drawn, bytes, max_seqs)?,
+                Err(error) => (Err(error.clone()), None),
+            };
+            output.sampled.push(SampledToken { seq: *seq, token, logprobs });
+        }
+        for scored in &self.prompts {
+            let entries = (scored.score..scored.score + scored.len).map(|index| score(index, bytes, max_seqs));
+            output.prompt_logprobs.push((scored.seq, scored.first, entries.collect::<Result<_, _>>()?));
+        }
+        Ok(output)
+    }
+}
+
+type Token = (Result<u32, String>, Option<TokenLogprobs>);
+
+fn token(drawn: Drawn, bytes: &[u8], max_seqs: usize) -> Result<Token, String> {
+    let result: SampleResult = record(bytes, drawn.result).ok_or("the device gave no result")?;
+    Ok(match result.status {
+        DRAWN => (Ok(result.token), drawn.score.map(|index| score(index, bytes, max_seqs)).transpose()?),
+        NOT_FINITE => (Err(SampleError::NotFinite.to_string()), None),
+        _ => (Err(SampleError::NothingLeft.to_string()), None),
+    })
+}
+
+fn score(index: usize, bytes: &[u8], max_seqs: usize) -> Result<TokenLogprobs, String> {
+    let records = bytes.get(records_offset(max_seqs)..).unwrap_or_default();
+    let found: ScoreRecord = record(records, index).ok_or("the device gave no log-probabilities")?;
+    let LogProbs { logprob, rank, top } = found.log_probs();
+    let top = top.into_iter().map(|(token, logprob)| TopLogprob { token, logprob }).collect();
+    Ok(TokenLogprobs { token: found.token, logprob, rank, top })
+}
