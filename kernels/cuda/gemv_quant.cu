@@ -18,7 +18,9 @@ __device__ __forceinline__ void stage_x(const GemvParams& p, T* staged, int m0, 
     const bool valid = column < p.k;
     float weight[8];
     if (p.norm_weight && valid) load_norm_weight(p, column, weight);
-    __syncwarp();  // the slice before has been read
+    // The slice before has been read. The emulator can't miss this line, since mma joins the lanes too; a compiler may move the
+    // stores below across mma.
+    __syncwarp();
     for (int row = 0; row < min(p.m - m0, kBatch); ++row) {
         uint4 raw = load_16_if(valid, x + static_cast<size_t>(row) * p.k);
         const float row_factor = __shfl_sync(kFullMask, factor, 4 * row);
@@ -60,6 +62,8 @@ __device__ __forceinline__ void multiply(const SliceRegisters<F>& w, const T* st
     const uint32_t one = twice<T>(1.0f), ones[4] = {one, one, one, one};
 #pragma unroll
     for (int step = 0; step < kSliceSteps; ++step) {
+        // Only zeros follow. The branch also keeps the compiler from working on several steps at once, for which the registers
+        // don't suffice.
         if (step >= steps) break;
         uint32_t b[4];
         load_x<T, F>(staged, step, b);
