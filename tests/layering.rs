@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
         &["sconce_kernels", "sconce_models"],
     ),
     ("hub", &["types", "telemetry", "config"], &["sconce_models"]),
+    ("check", &["types", "config", "engine", "text", "runtime"], &["sconce_kernels", "sconce_models"]),
     (
         "cli",
         &[
@@ -41,6 +42,7 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
             "config",
             "hub",
             "runtime",
+            "check",
         ],
         &["sconce_kernels", "sconce_models"],
     ),

@@ -1,6 +1,7 @@
 //! From a checkpoint to weights on a device: stacks projections, checks shapes, never holds a model twice.
 
 use sconce_kernels::backend::Backend;
+use sconce_kernels::dtype::WeightType;
 use sconce_kernels::error::KernelError;
 use sconce_kernels::linear::MatrixView;
 use sconce_kernels::rope::RopeTable;
@@ -10,7 +11,7 @@ use crate::error::ModelError;
 use crate::model::{CacheLayout, LayerWeights, Model, Weights};
 use crate::names::{LayerNames, TensorNames};
 use crate::rope::frequencies;
-use crate::spec::{LayerSpec, ModelSpec};
+use crate::spec::{LayerSpec, ModelSpec, RopeSpec};
 
 /// Loads `spec`'s weights from `checkpoint` onto `backend` and gives the backend its rope tables.
 /// `progress(done, total)` is called after every layer.
@@ -41,13 +42,66 @@ pub fn load<B: Backend>(
     };
     let weights = Weights { embed, layers, final_norm: loader.vector(&names.final_norm, hidden)?, head };
     progress(total, total);
-    let ropes = spec.ropes.iter().map(|rope| {
+    let failed = |error: KernelError| ModelError::Tensor { name: "rope".to_owned(), reason: error.to_string() };
+    backend.set_ropes(rope_tables(&spec)).map_err(failed)?;
+    Ok(Model::new(spec, layout, weights))
+}
+
+/// A model of `spec`'s shape with random weights: what measurements compute. `block` has the bytes of bf16 values that
+/// every matrix begins with; it must be as long as the largest.
+///
+/// # Errors
+/// A device error, or a block that is too short.
+pub fn random<B: Backend>(
+    spec: ModelSpec,
+    layout: CacheLayout,
+    backend: &mut B,
+    block: &[u8],
+) -> Result<Model<B>, KernelError> {
+    let matrix = |backend: &mut B, rows: usize, cols: usize| {
+        let bytes = rows * cols * 2;
+        let data = block.get(..bytes).ok_or(KernelError::Size {
+            what: "bytes of random weights",
+            expected: bytes,
+            actual: block.len(),
+        })?;
+        backend.linear_from(&[MatrixView { ty: WeightType::BF16, data, rows, cols }], None)
+    };
+    let one = if spec.norm.one_plus { 0.0 } else { 1.0 };
+    let hidden = spec.hidden_size;
+    let mut layers = Vec::with_capacity(spec.layers.len());
+    for layer in &spec.layers {
+        let a = &layer.attention;
+        let qkv = a.num_heads * a.head_dim_k + a.num_kv_heads * (a.head_dim_k + a.head_dim_v);
+        let mut vector = |len: usize| backend.vector_from(vec![one; len]);
+        let qk_norm = if a.qk_norm { Some((vector(a.head_dim_k)?, vector(a.head_dim_k)?)) } else { None };
+        let post_attn_norm = layer.post_attention_norm.then(|| vector(hidden)).transpose()?;
+        let post_ffn_norm = layer.post_ffn_norm.then(|| vector(hidden)).transpose()?;
+        layers.push(LayerWeights {
+            attn_norm: vector(hidden)?,
+            ffn_norm: vector(hidden)?,
+            qk_norm,
+            post_attn_norm,
+            post_ffn_norm,
+            qkv: matrix(backend, qkv, hidden)?,
+            o: matrix(backend, hidden, a.num_heads * a.head_dim_v)?,
+            gate_up: matrix(backend, 2 * layer.ffn.intermediate_size, hidden)?,
+            down: matrix(backend, hidden, layer.ffn.intermediate_size)?,
+        });
+    }
+    let embed = matrix(backend, spec.vocab_size, hidden)?;
+    let head = if spec.tied_embeddings { None } else { Some(matrix(backend, spec.vocab_size, hidden)?) };
+    let final_norm = backend.vector_from(vec![one; hidden])?;
+    backend.set_ropes(rope_tables(&spec))?;
+    Ok(Model::new(spec, layout, Weights { embed, layers, final_norm, head }))
+}
+
+fn rope_tables(spec: &ModelSpec) -> Vec<RopeTable> {
+    let table = |rope: &RopeSpec| {
         let (inv_freq, attention_factor) = frequencies(rope, spec.max_position);
         RopeTable { inv_freq, attention_factor, rot_dim: rope.rot_dim, interleaved: rope.interleaved }
-    });
-    let failed = |error: KernelError| ModelError::Tensor { name: "rope".to_owned(), reason: error.to_string() };
-    backend.set_ropes(ropes.collect()).map_err(failed)?;
-    Ok(Model::new(spec, layout, weights))
+    };
+    spec.ropes.iter().map(table).collect()
 }
 
 struct Loader<'a, B> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, KvCacheDtype, KvCacheMemory, Machine, RawConfig, parse_file};
+use crate::config::{Config, ConfigError, KvCacheDtype, KvCacheMemory, Machine, RawConfig, Seconds, parse_file};
 
 /// A high-performance server for open-weight language models.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// Download a model, so that it is there without a network
     Pull(PullArgs),
+    /// Check this machine's GPU against the CPU and measure it; one file of this program is all that it takes
+    GpuCheck(GpuCheckArgs),
     /// List the models on this machine and the known aliases
     List,
     /// Print a completion script for a shell
@@ -48,6 +50,23 @@ pub struct ServeArgs {
     /// Print the effective configuration as TOML and exit
     #[arg(long)]
     pub print_config: bool,
+}
+
+/// Arguments of `gpu-check`.
+#[derive(Args)]
+pub struct GpuCheckArgs {
+    /// Number of the GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub device: usize,
+    /// Time for everything; what doesn't fit is left out, least worth first
+    #[arg(long, value_name = "TIME", default_value = "480s")]
+    pub time: Seconds,
+    /// Write every result as one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Checks only, no measurements
+    #[arg(long)]
+    pub no_measure: bool,
 }
 
 /// Arguments of `plan`.

@@ -3,6 +3,7 @@
 //! # Layout
 //! - `args`: every verb and its flags; `error`: what ends a verb and its exit code
 //! - `serve`, `run` (with `chat`, `answer`), `plan` (with `capacity`), `models` (pull, list): the verbs
+//! - `gpu_check`: is this machine's GPU right, and how fast
 //! - `startup`: from a name to a running engine, phase by phase; `banner`: what `serve` prints
 //! - `ui`, `logging`: the only places that write to the terminal
 
@@ -12,6 +13,7 @@ mod banner;
 mod capacity;
 mod chat;
 mod error;
+mod gpu_check;
 mod logging;
 mod models;
 mod plan;
@@ -50,6 +52,7 @@ fn execute(cli: Cli, started: Instant) -> Result<(), CliError> {
         Command::Run(args) => with_runtime(run::run(args, started)),
         Command::Plan(args) => with_runtime(plan::plan(*args)),
         Command::Pull(args) => with_runtime(models::pull(args)),
+        Command::GpuCheck(args) => gpu_check::gpu_check(&args, started),
         Command::List => models::list(),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,24 +1,22 @@
 //! The whole engine on the emulated GPU, one step ahead: what clients hear is what the CPU says, whoever else is there.
 
-#[path = "../support/random_checkpoint.rs"]
-#[expect(dead_code, reason = "each test uses some of the families")]
-mod random_checkpoint;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use random_checkpoint::{Family, VOCAB, write};
+use sconce::check::checkpoint::{Family, VOCAB, write};
+use sconce::check::measure::{self, Point};
+use sconce::check::parity;
 use sconce::config::{CpuActivations, DeviceChoice, EngineConfig, KvCacheDtype};
 use sconce::engine::EngineRequest;
 use sconce::runtime::{Runtime, start, start_on};
 use sconce::text::TextOptions;
 use sconce::types::{EngineEvent, FinishReason, SamplingParams, TokenLogprobs};
-use sconce_emulator::emulated_device;
+use sconce_emulator::{emulated_device, emulated_devices};
 
 fn checkpoint(folder: &Path, family: Family) -> PathBuf {
-    let path = write(folder, family, 11);
+    let path = write(folder, family, 11).expect("files");
     let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text/byte_level.json");
     std::fs::copy(tokenizer, path.join("tokenizer.json")).expect("tokenizer.json");
     path
@@ -200,5 +198,37 @@ fn requests_that_are_dropped_free_their_blocks() {
         let want = answers(&gpu, &[request(&ids(30, 77), &params)]);
         assert_eq!(want[0].tokens.len(), 40);
         stop(gpu);
+    });
+}
+
+/// What `gpu-check` does on a card, on the emulated one: all checks pass, and a small shape is measured to the end.
+#[test]
+fn the_checks_of_a_card_pass_here() {
+    let folder = tempfile::tempdir().expect("folder");
+    emulated_devices(|open| {
+        let lines = parity::checks(folder.path(), 40, open);
+        assert!(lines.len() > 6 && lines.iter().all(|line| line.ok), "{lines:#?}");
+    });
+}
+
+#[test]
+fn a_shape_is_measured_with_floors() {
+    let folder = tempfile::tempdir().expect("folder");
+    emulated_devices(|open| {
+        let config = serde_json::json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 200,
+            "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+        });
+        let shape = measure::Shape { name: "tiny", config, points: vec![] };
+        let floors = measure::floors(&mut open().expect("a device"), 1 << 18, 64).expect("floors");
+        assert!(floors.bytes_per_second > 0.0 && floors.flops > 0.0);
+        let mut bench = measure::Bench::new(folder.path(), &shape, 64, open).expect("a model");
+        for point in [Point { batch: 3, context: 40, tokens: 1 }, Point { batch: 1, context: 0, tokens: 33 }] {
+            let result = bench.measure(point, Some(floors)).expect("measured");
+            assert!(result["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{result}");
+            assert!(result["share_of_floor"].as_f64().is_some_and(|share| share > 0.0), "{result}");
+        }
+        assert!(bench.measure(Point { batch: 1, context: 0, tokens: 65 }, None).is_err(), "more than a step");
     });
 }

@@ -42,9 +42,10 @@ enum Node {
 
 /// The emulated card. Memory is checked by the sanitizer; nothing is asynchronous.
 pub struct EmulatedDevice {
+    // Dropped before the emulator, whose functions free it.
+    memory: Vec<Buffer<u8>>,
     emulator: Emulator,
     info: DeviceInfo,
-    memory: Vec<Buffer<u8>>,
     issued: Vec<Issued>,
     graphs: Vec<Vec<Node>>,
     capture: Option<Vec<Node>>,

@@ -7,11 +7,13 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
+use sconce_kernels::gpu::device::GpuError;
 use sconce_kernels::gpu::launch::{DevicePtr, Launch};
 
 mod build;
@@ -50,7 +52,8 @@ pub struct Emulator {
     kernels: Vec<Kernel>,
     /// Orders of threads and blocks: 0 as numbered, else shuffled. Changes with every launch.
     pub seed: u64,
-    _libraries: Vec<Library>,
+    /// Never closed: kernels register themselves once, when a library is first opened.
+    _libraries: ManuallyDrop<Vec<Library>>,
 }
 
 /// Memory of the device: `len` values, poisoned until written.
@@ -77,6 +80,14 @@ pub fn emulated<F: FnOnce(&mut Emulator)>(test: F) {
 #[track_caller]
 pub fn emulated_device<F: FnOnce(EmulatedDevice)>(test: F) {
     let Some(name) = in_parent::<F>() else { return test(EmulatedDevice::new(Emulator::open())) };
+    let (ok, text) = run_child(&name);
+    assert!(ok, "{text}");
+}
+
+/// As [`emulated_device`], for a test that opens devices, one after another.
+#[track_caller]
+pub fn emulated_devices<F: FnOnce(&mut dyn FnMut() -> Result<EmulatedDevice, GpuError>)>(test: F) {
+    let Some(name) = in_parent::<F>() else { return test(&mut || Ok(EmulatedDevice::new(Emulator::open()))) };
     let (ok, text) = run_child(&name);
     assert!(ok, "{text}");
 }
@@ -165,7 +176,7 @@ impl Emulator {
                 launch: symbol(&emulator, "emu_launch"),
                 kernels: list.lines().map(parse_kernel).collect(),
                 seed: 0,
-                _libraries: std::iter::once(emulator).chain(kernels).collect(),
+                _libraries: ManuallyDrop::new(std::iter::once(emulator).chain(kernels).collect()),
             }
         }
     }

@@ -44,6 +44,8 @@ pub struct Products {
     pub half: HalfType,
     /// A row's bits depend on that row alone.
     pub deterministic: bool,
+    /// Every product of the library first looks for its fastest algorithm.
+    pub tuning: bool,
     /// Room for an expanded matrix.
     pub workspace: DevicePtr,
     /// Its bytes.
@@ -105,6 +107,9 @@ impl Products {
         };
         let widths = [w.out_features, if w.dense().is_some() { w.padded_rows() } else { w.out_features }];
         assert!(widths.contains(&stride), "product: {} outputs in rows of {stride}", w.out_features);
+        if self.tuning {
+            device.tune(&gemm)?;
+        }
         Ok(device.gemm(&gemm)?)
     }
 

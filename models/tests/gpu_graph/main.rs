@@ -1,12 +1,14 @@
 //! The graph on the emulated GPU against the graph on the CPU: the same checkpoint, the same tokens. No card is needed.
 
-#[path = "../../../tests/support/random_checkpoint.rs"]
-mod random_checkpoint;
+#[expect(dead_code, reason = "it is the server's own")]
+#[expect(unreachable_pub, reason = "it is the server's own")]
+#[path = "../../../src/check/checkpoint.rs"]
+mod checkpoint;
 mod sessions;
 
 use std::path::Path;
 
-use random_checkpoint::{Family, VOCAB, write};
+use checkpoint::{Family, VOCAB, write};
 use sconce_emulator::{EmulatedDevice, Issued, emulated_device};
 use sconce_kernels::gpu::device::GpuDevice;
 use sessions::{GpuSession, cpu_logits};
@@ -27,7 +29,7 @@ fn tokens(count: usize) -> Vec<u32> {
 }
 
 fn check(family: Family, device: EmulatedDevice, folder: &Path) {
-    let checkpoint = write(folder, family, 5);
+    let checkpoint = write(folder, family, 5).expect("files");
     let tokens = tokens(75);
     let want = cpu_logits(&checkpoint, &tokens);
     let mut gpu = GpuSession::open(device, &checkpoint, false);
@@ -72,7 +74,7 @@ fn gemma3_agrees_with_the_cpu() {
 fn rows_have_the_same_bits_whole_in_chunks_and_one_by_one() {
     let folder = tempfile::tempdir().expect("folder");
     emulated_device(|device| {
-        let checkpoint = write(folder.path(), Family::Gemma3, 6);
+        let checkpoint = write(folder.path(), Family::Gemma3, 6).expect("files");
         let mut gpu = GpuSession::open(device, &checkpoint, true);
         let tokens = tokens(70);
         let whole = gpu.step(0, 0, &tokens);
@@ -92,7 +94,7 @@ fn rows_have_the_same_bits_whole_in_chunks_and_one_by_one() {
 fn a_step_uploads_once_and_launches_nine_a_layer_or_six_when_it_decodes() {
     let folder = tempfile::tempdir().expect("folder");
     emulated_device(|device| {
-        let checkpoint = write(folder.path(), Family::Llama, 7);
+        let checkpoint = write(folder.path(), Family::Llama, 7).expect("files");
         let mut gpu = GpuSession::open(device, &checkpoint, false);
         let allocs = gpu.device().num_allocs();
         gpu.device().take_issued();

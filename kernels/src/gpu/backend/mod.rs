@@ -122,6 +122,7 @@ impl<D: GpuDevice> GpuBackend<D> {
             products: Products {
                 half,
                 deterministic: sizes.deterministic,
+                tuning: false,
                 workspace: DevicePtr::NULL,
                 workspace_bytes: 0,
             },
@@ -152,6 +153,12 @@ impl<D: GpuDevice> GpuBackend<D> {
     /// Type of activations and dense weights.
     pub fn half(&self) -> HalfType {
         self.half
+    }
+
+    /// While this is on, every product of a step first looks for its fastest algorithm; what the step computes is then of
+    /// no use.
+    pub fn set_tuning(&mut self, tuning: bool) {
+        self.products.tuning = tuning;
     }
 
     /// Bytes that one step's metadata may have.

@@ -1,12 +1,13 @@
 //! Small random checkpoints with heads that the GPU kernels take, written to a folder: bf16 safetensors and config.json.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 /// A family's configuration beyond the sizes that all share.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Family {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
     /// Plain, untied.
     Llama,
     /// Biases on q, k, v; tied.
@@ -19,11 +20,14 @@ pub(crate) enum Family {
 
 /// Tokens of every checkpoint's vocabulary: those of the byte-level tokenizer of the fixtures and some more; no multiple of
 /// 16.
-pub(crate) const VOCAB: usize = 923;
+pub const VOCAB: usize = 923;
 const HIDDEN: usize = 128;
 const INNER: usize = 96;
 
 impl Family {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gemma3];
+
     /// Heads, KV heads, width of a head, layers.
     fn shape(self) -> (usize, usize, usize, usize) {
         match self {
@@ -108,10 +112,13 @@ impl Family {
 }
 
 /// Writes the checkpoint into a folder of its own below `folder`.
-pub(crate) fn write(folder: &Path, family: Family, seed: u64) -> PathBuf {
+///
+/// # Errors
+/// When a file can't be written.
+pub fn write(folder: &Path, family: Family, seed: u64) -> io::Result<PathBuf> {
     let folder = folder.join(format!("{family:?}-{seed}"));
-    std::fs::create_dir_all(&folder).expect("folder");
-    std::fs::write(folder.join("config.json"), family.config().to_string()).expect("config.json");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("config.json"), family.config().to_string())?;
     let (mut header, mut data) = (Map::new(), Vec::new());
     let mut random = Random(seed);
     for (name, shape) in family.tensors() {
@@ -125,8 +132,8 @@ pub(crate) fn write(folder: &Path, family: Family, seed: u64) -> PathBuf {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.as_bytes());
     file.extend(data);
-    std::fs::write(folder.join("model.safetensors"), file).expect("model.safetensors");
-    folder
+    std::fs::write(folder.join("model.safetensors"), file)?;
+    Ok(folder)
 }
 
 /// Of a size that keeps activations around 1, whatever the layer.
