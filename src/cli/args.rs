@@ -31,6 +31,8 @@ pub enum Command {
     GpuCheck(GpuCheckArgs),
     /// List the models on this machine and the known aliases
     List,
+    /// Ask a running server whether it is well; exit code 0 if so
+    Health(HealthArgs),
     /// Print a completion script for a shell
     Completions {
         /// Name of the shell
@@ -50,6 +52,14 @@ pub struct ServeArgs {
     /// Print the effective configuration as TOML and exit
     #[arg(long)]
     pub print_config: bool,
+}
+
+/// Arguments of `health`.
+#[derive(Args)]
+pub struct HealthArgs {
+    /// Where the server listens
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub url: String,
 }
 
 /// Arguments of `gpu-check`.

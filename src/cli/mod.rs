@@ -3,7 +3,7 @@
 //! # Layout
 //! - `args`: every verb and its flags; `error`: what ends a verb and its exit code
 //! - `serve`, `run` (with `chat`, `answer`), `plan` (with `capacity`), `models` (pull, list): the verbs
-//! - `gpu_check`: is this machine's GPU right, and how fast
+//! - `gpu_check`: is this machine's GPU right, and how fast; `health`: is a running server well
 //! - `startup`: from a name to a running engine, phase by phase; `banner`: what `serve` prints
 //! - `ui`, `logging`: the only places that write to the terminal
 
@@ -14,6 +14,7 @@ mod capacity;
 mod chat;
 mod error;
 mod gpu_check;
+mod health;
 mod logging;
 mod models;
 mod plan;
@@ -53,6 +54,7 @@ fn execute(cli: Cli, started: Instant) -> Result<(), CliError> {
         Command::Plan(args) => with_runtime(plan::plan(*args)),
         Command::Pull(args) => with_runtime(models::pull(args)),
         Command::GpuCheck(args) => gpu_check::gpu_check(&args, started),
+        Command::Health(args) => with_runtime(health::health(args)),
         Command::List => models::list(),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,5 +1,8 @@
 //! A model on a GPU: which card, how its memory is shared out, the runner.
 
+#[cfg(feature = "cuda")]
+use std::path::PathBuf;
+
 use sconce_kernels::dtype::WeightType;
 use sconce_kernels::gpu::backend::{GpuBackend, GpuSizes};
 #[cfg(feature = "cuda")]
@@ -25,15 +28,32 @@ const PROMPT_LOGIT_ROWS: usize = 64;
 pub(super) fn open(choice: DeviceChoice) -> Result<Option<CudaGpu>, StartError> {
     match choice {
         DeviceChoice::Cpu => Ok(None),
-        DeviceChoice::Cuda(number) => Ok(Some(CudaGpu::open(number)?)),
+        DeviceChoice::Cuda(number) => Ok(Some(with_plans(CudaGpu::open(number)?))),
         DeviceChoice::Auto => match CudaGpu::open(0) {
-            Ok(gpu) => Ok(Some(gpu)),
+            Ok(gpu) => Ok(Some(with_plans(gpu))),
             Err(error) => {
                 tracing::info!("no GPU is used: {error}");
                 Ok(None)
             }
         },
     }
+}
+
+/// Takes over what an earlier start measured on this card.
+#[cfg(feature = "cuda")]
+fn with_plans(mut gpu: CudaGpu) -> CudaGpu {
+    let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = dir("XDG_CACHE_HOME").or_else(|| Some(dir("HOME")?.join(".cache")));
+    if let Some(cache) = cache {
+        let folder = cache.join("sconce");
+        // Without the folder plans are measured at every start.
+        let _ = std::fs::create_dir_all(&folder);
+        match gpu.load_plans(&folder.join("cublaslt-plans.txt")) {
+            Ok(count) => tracing::debug!(count, "measured products are known"),
+            Err(reason) => tracing::info!("measured products are not taken over: {reason}"),
+        }
+    }
+    gpu
 }
 
 /// A build without the feature has no GPU to offer.

@@ -173,6 +173,14 @@ pub trait GpuDevice: Send {
         Ok(())
     }
 
+    /// Whether [`Self::tune`] does anything.
+    fn tunes(&self) -> bool {
+        false
+    }
+
+    /// Tuning is over: what was found may be kept for the next start.
+    fn end_tuning(&mut self) {}
+
     /// From here to [`Self::end_capture`], launches and products are recorded and not executed.
     ///
     /// # Errors

@@ -88,6 +88,7 @@ impl<D: GpuDevice> GpuRunner<D> {
         let sampler = DeviceSampler::new(backend.device(), vocab, stride, (num_slots, max_scores))?;
         let (upload, download) = (backend.meta_capacity(), DeviceSampler::download_bytes(num_slots, max_scores));
         backend.device().reserve_staging(upload, download)?;
+        tune(&mut backend, &mut model, &limits)?;
         Ok(Self {
             backend,
             model,
@@ -178,6 +179,34 @@ impl<D: GpuDevice> GpuRunner<D> {
         let seqs = batch.rows.iter().map(|row| row.seq).collect();
         Ok(InFlight { step: batch.step, seqs, plan, download })
     }
+}
+
+/// Rows for which the library's algorithms are measured at start: what decode steps and chunks of prompts mostly have. For
+/// others its own choice stands.
+const TUNED_ROWS: [usize; 8] = [16, 32, 64, 128, 256, 512, 1024, 2048];
+
+/// Measures algorithms for the model's products, on steps of padding rows.
+fn tune<D: GpuDevice>(
+    backend: &mut GpuBackend<D>,
+    model: &mut Model<GpuBackend<D>>,
+    limits: &GpuLimits,
+) -> Result<(), KernelError> {
+    if !backend.device().tunes() {
+        return Ok(());
+    }
+    backend.set_tuning(true);
+    for rows in TUNED_ROWS.into_iter().filter(|&rows| rows <= limits.max_batch_tokens) {
+        let (tokens, positions) = (vec![0; rows], vec![0; rows]);
+        let logit_rows: Vec<u32> = (0..rows.min(limits.max_logit_rows) as u32).collect();
+        let groups = vec![Vec::new(); model.layout().groups.len()];
+        let step =
+            StepInput { tokens: &tokens, positions: &positions, groups: &groups, logit_rows: &logit_rows, slots: &[] };
+        model.forward(backend, &step, &|| {})?;
+    }
+    backend.set_tuning(false);
+    backend.device().synchronize()?;
+    backend.device().end_tuning();
+    Ok(())
 }
 
 fn failed(error: &KernelError) -> RunnerError {

@@ -26,7 +26,7 @@ mod products;
 mod staging;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::context::Context;
 use self::graphs::Graphs;
@@ -53,6 +53,8 @@ pub struct CudaGpu {
     info: DeviceInfo,
     /// The stream's newest operation is a kernel: only then may the next one overlap.
     after_kernel: bool,
+    /// Where measured plans are kept.
+    plan_file: Option<PathBuf>,
     context: Context,
 }
 
@@ -82,6 +84,7 @@ impl CudaGpu {
             memory,
             info,
             after_kernel: false,
+            plan_file: None,
             context,
         })
     }
@@ -100,11 +103,13 @@ impl CudaGpu {
         self.products.set_deterministic(deterministic);
     }
 
-    /// Takes measured plans from a file of [`Self::save_plans`] and gives their number: 0 when there is no file.
+    /// Takes measured plans from a file of [`Self::save_plans`] and gives their number: 0 when there is no file. Plans that
+    /// are measured later go to that file.
     ///
     /// # Errors
     /// The reason why the file is ignored: another card, another cublasLt, damage.
     pub fn load_plans(&mut self, path: &Path) -> Result<usize, String> {
+        self.plan_file = Some(path.to_owned());
         let plans = plans::load(path, &self.products.key)?;
         let count = plans.len();
         self.products.add_measured(plans);

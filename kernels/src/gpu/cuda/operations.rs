@@ -101,6 +101,17 @@ impl GpuDevice for CudaGpu {
         self.products.tune(gemm, &self.context)
     }
 
+    fn tunes(&self) -> bool {
+        true
+    }
+
+    fn end_tuning(&mut self) {
+        if let Some(path) = &self.plan_file {
+            // A cache: without it the next start measures again.
+            let _ = self.save_plans(path);
+        }
+    }
+
     fn begin_capture(&mut self) -> Result<(), GpuError> {
         self.context.bind()?;
         self.after_kernel = false;
