@@ -260,17 +260,28 @@ fn salt(text: &str) -> u64 {
     u64::from_le_bytes(low)
 }
 
+/// Tokens of a forbidden word at most: what a device remembers of a sequence's end, and the word's last token.
+const MAX_BAD_WORD_TOKENS: usize = 65;
+
 /// Token sequences of the forbidden words: each as it stands at the start of a text and, where that
 /// changes its first token only, as it stands after a space. As vLLM does it.
 ///
 /// # Errors
-/// 400 when a word can't be written in this vocabulary.
+/// 400 when a word can't be written in this vocabulary, or is too long.
 pub(super) fn bad_word_tokens(text: &dyn TextService, words: &[String]) -> Result<Vec<Vec<u32>>, ApiError> {
     let mut sequences: Vec<Vec<u32>> = Vec::new();
     for (i, word) in words.iter().enumerate() {
         let encode = |w: &str| text.encode(w, false).map_err(|e| text_error(&format!("bad_words[{i}]"), e));
         let plain = encode(word.trim_start())?;
         let spaced = encode(&format!(" {}", word.trim_start()))?;
+        let longest = plain.len().max(spaced.len());
+        if longest > MAX_BAD_WORD_TOKENS {
+            let path = format!("bad_words[{i}]");
+            let message = format!(
+                "Invalid '{path}': it has {longest} tokens; a bad word may have at most {MAX_BAD_WORD_TOKENS}."
+            );
+            return Err(ApiError::value(&path, message));
+        }
         let differs = spaced.len() == plain.len() && spaced.first() != plain.first();
         sequences.extend([Some(plain), differs.then_some(spaced)].into_iter().flatten().filter(|s| !s.is_empty()));
     }

@@ -179,6 +179,25 @@ fn an_answer_does_not_depend_on_what_else_runs() {
     });
 }
 
+/// More histories at once than a step's metadata has room for: long prompts with penalties, all admitted together.
+#[test]
+fn histories_beyond_the_room_of_a_step_go_ahead() {
+    let folder = tempfile::tempdir().expect("folder");
+    emulated_device(|device| {
+        let path = checkpoint(folder.path(), Family::Llama);
+        let wide = EngineConfig { max_num_seqs: 24, max_model_len: Some(64), max_batch_tokens: 1600, ..config(true) };
+        let gpu = start_on(device, &path, &wide, &NO_TEXT, &mut |_, _| {}).expect("a GPU engine");
+        let params = SamplingParams { temperature: 0.0, frequency_penalty: 1.5, max_tokens: 3, ..Default::default() };
+        let requests: Vec<_> = (0..24).map(|i| request(&ids(60, i), &params)).collect();
+        let together = answers(&gpu, &requests);
+        for (request, together) in requests.iter().zip(&together).step_by(7) {
+            let alone = answers(&gpu, std::slice::from_ref(request));
+            assert_eq!(alone[0].tokens, together.tokens);
+        }
+        stop(gpu);
+    });
+}
+
 /// Clients that go, at any time, leave nothing behind.
 #[test]
 fn requests_that_are_dropped_free_their_blocks() {

@@ -193,6 +193,7 @@ async fn values_out_of_range_name_the_field() {
             ("stop", json!(["a", 1]), "stop[1]"),
             ("stop", json!(["a", ""]), "stop[1]"),
             ("bad_words", json!([""]), "bad_words[0]"),
+            ("bad_words", json!(["fine", "x ".repeat(70)]), "bad_words[1]"),
             ("stop_token_ids", json!([5, 300]), "stop_token_ids[1]"),
             ("stop_token_ids", json!([-1]), "stop_token_ids[0]"),
             ("logit_bias", json!({"300": 1}), "logit_bias.300"),

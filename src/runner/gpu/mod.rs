@@ -46,7 +46,7 @@ impl GpuLimits {
 
     /// Bytes that sampling adds to a step's metadata.
     pub fn extra_bytes(&self) -> usize {
-        DeviceSampler::tables_bytes(self.num_slots(), self.max_logit_rows, self.max_model_len)
+        DeviceSampler::tables_bytes(self.max_num_seqs, self.max_logit_rows, self.max_model_len)
     }
 }
 
@@ -108,13 +108,19 @@ impl<D: GpuDevice> GpuRunner<D> {
     }
 
     /// What the sampler must know of the batch's rows.
-    fn plan_sampling(&mut self, batch: &Batch, sequences: Sequences<'_>) {
+    fn plan_sampling(&mut self, batch: &Batch, sequences: Sequences<'_>) -> Result<(), KernelError> {
         let in_flight = &self.in_flight;
         let protected = |seq: SeqId| in_flight.iter().any(|batch| batch.seqs.contains(&seq));
         let new = self.slots.assign(batch, sequences, protected, &mut self.row_slots);
         self.sampler.clear();
         for index in new {
             if let Some(sequence) = sequences(batch.rows[index].seq) {
+                if self.sampler.histories_are_full(self.limits.max_model_len) {
+                    let mut words = Vec::new();
+                    let tables = self.sampler.write(&mut words);
+                    let at = self.backend.send_words(&words)?;
+                    self.sampler.launch_histories(self.backend.device(), (at, tables))?;
+                }
                 self.sampler.admit(sequence, self.row_slots[index]);
             }
         }
@@ -125,6 +131,7 @@ impl<D: GpuDevice> GpuRunner<D> {
             }
             first_logit += row.num_logits;
         }
+        Ok(())
     }
 
     /// The forward pass, in the way that suits the batch.
@@ -170,7 +177,7 @@ impl<D: GpuDevice> GpuRunner<D> {
     }
 
     fn issue(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<InFlight, KernelError> {
-        self.plan_sampling(batch, sequences);
+        self.plan_sampling(batch, sequences)?;
         let tables = self.sampler.write(self.backend.extra_mut());
         self.compute(batch, alive)?;
         let (extra, next_token) = (self.backend.extra_at(), self.backend.next_token());

@@ -210,6 +210,31 @@ impl DeviceSampler {
         }
     }
 
+    /// Issues what begins the histories of new sequences, and forgets it.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn launch_histories<D: GpuDevice>(
+        &mut self,
+        device: &mut D,
+        (extra, tables): (DevicePtr, Tables),
+    ) -> Result<(), GpuError> {
+        let history = TokenHistory {
+            rows: extra.byte_add(tables.histories * 4),
+            tokens: extra.byte_add(tables.history_tokens * 4),
+            counts: self.memory.counts,
+            count_stride: self.stride,
+            rings: self.memory.rings,
+            vocab: self.vocab,
+        };
+        if !self.histories.is_empty() {
+            device.launch(&history.launch(self.histories.len()))?;
+        }
+        self.histories.clear();
+        self.history_tokens.clear();
+        Ok(())
+    }
+
     /// Issues the kernels of the step, whose tables lie at `extra`, and the copy of their results to the host.
     ///
     /// # Errors
@@ -221,19 +246,9 @@ impl DeviceSampler {
         next_token: DevicePtr,
         (extra, tables): (DevicePtr, Tables),
     ) -> Result<(Plan, Download), GpuError> {
+        self.launch_histories(device, (extra, tables))?;
         let at = |words: usize| extra.byte_add(words * 4);
         let Memory { raw, counts, rings, results, workspace, score_workspace } = self.memory;
-        let history = TokenHistory {
-            rows: at(tables.histories),
-            tokens: at(tables.history_tokens),
-            counts,
-            count_stride: self.stride,
-            rings,
-            vocab: self.vocab,
-        };
-        if !self.histories.is_empty() {
-            device.launch(&history.launch(self.histories.len()))?;
-        }
         let sampling = Sampling {
             logits: logits.at,
             logit_stride: logits.stride,
@@ -286,12 +301,21 @@ impl DeviceSampler {
     /// Bytes that a step's tables have at most, lists of biases and words aside.
     pub(super) fn tables_bytes(max_seqs: usize, max_scores: usize, max_model_len: usize) -> usize {
         // Rows of 92, 20 and 24 bytes; the lists of a row; the tokens of sequences that get a slot.
-        max_seqs * (128 + SIDE_BYTES) + max_scores * 32 + max_model_len * 4 * 16 + 256
+        max_seqs * (128 + SIDE_BYTES) + max_scores * 32 + max_model_len * 4 * MAX_HISTORIES + 256
+    }
+
+    /// Whether the histories of this step must go ahead before another is added: the metadata has room for so many of
+    /// the longest.
+    pub(super) fn histories_are_full(&self, max_model_len: usize) -> bool {
+        self.history_tokens.len() > (MAX_HISTORIES - 1) * max_model_len
     }
 }
 
-/// Bytes of biases, masked tokens and bad words that a row may bring on average.
-const SIDE_BYTES: usize = 4096;
+/// Longest histories that a step's metadata has room for.
+const MAX_HISTORIES: usize = 16;
+
+/// Bytes of biases, masked tokens and bad words that a row may bring: what `http` lets through.
+const SIDE_BYTES: usize = 80 << 10;
 
 fn records_offset(max_seqs: usize) -> usize {
     (max_seqs * size_of::<SampleResult>()).next_multiple_of(16)

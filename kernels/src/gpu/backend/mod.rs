@@ -176,6 +176,17 @@ impl<D: GpuDevice> GpuBackend<D> {
         self.next_token
     }
 
+    /// Sends words ahead of a step; they lie at the address until the next step begins.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn send_words(&mut self, words: &[u32]) -> Result<DevicePtr, KernelError> {
+        self.meta.clear();
+        self.meta.push(words.iter().copied());
+        self.device.upload(self.meta_at, self.meta.bytes())?;
+        Ok(self.meta_at)
+    }
+
     /// Words that travel with the metadata of the next step.
     pub fn extra_mut(&mut self) -> &mut Vec<u32> {
         &mut self.extra
