@@ -27,8 +27,9 @@ const RESERVED_SHARED: usize = 1024;
 /// Fewest and most slots of the ring: a tile read and one under way; as many as the kernel can wait for.
 const SLOTS: std::ops::RangeInclusive<usize> = 2..=8;
 
-/// Units of partial results a block of the launch, all KV heads together: two large tiles of 128 rows.
-const UNITS_PER_BLOCK: usize = 16;
+/// Units of partial results a block of the launch, all KV heads together: for heads of 128 about 70 MB on the largest
+/// cards, which eight sequences of 131,072 tokens need where splits are fixed at 1024.
+const UNITS_PER_BLOCK: usize = 32;
 
 /// Window of a layer without one.
 const NO_WINDOW: u32 = i32::MAX as u32;
@@ -153,8 +154,8 @@ pub struct Attention<'a> {
 }
 
 impl AttentionTiles {
-    /// The sizes for a layer kind on a card; `None` where there is no kernel: key and value heads of different or unusual
-    /// widths (not 64, 80, 96, 128, 256, 512), or too little shared memory.
+    /// The sizes for a layer kind on a card. `None` where there is no kernel: key and value heads of different or
+    /// unusual widths (not 64, 80, 96, 128, 256, 512), or too little shared memory.
     pub fn new(shape: &AttentionShape, fp8: bool, limits: DeviceLimits) -> Option<Self> {
         let head_dim = shape.head_dim_k;
         if shape.head_dim_v != head_dim || ![64, 80, 96, 128, 256, 512].contains(&head_dim) {

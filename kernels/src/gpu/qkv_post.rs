@@ -1,7 +1,6 @@
 //! Norms, rope and cache writes of a step's rows on the device (`kernels/cuda/qkv_post.cu`).
 //!
-//! The CPU's version, and the reference, is [`crate::qkv_post`]. On the device a cached row is `[head_dim]` in order, and a
-//! head's region `[token][head_dim]`.
+//! The CPU's version, and the reference, is [`crate::qkv_post`]. On the device a head's region is `[token][head_dim]`.
 
 use super::attention::LayerCache;
 use super::launch::{DevicePtr, HalfType, Launch, Params};

@@ -1,14 +1,15 @@
 //! The work list of the attention kernel: which query tiles a step has, and over which keys each is cut.
 //!
 //! ```text
-//! words  = header (8 words: items, tiles a fold or 0, 0 ...) | item | item | ...
-//! item   = slot, first row, start, first query, queries, KV tiles (begin | end << 16), first partial, split | splits << 16
+//! words = header (8 words: items, tiles a fold or 0, 0 ...) | item | item | ...
+//! item  = slot, first row, start, first query, queries, tiles (begin | end << 16), first partial, split | splits << 16
 //! ```
-//! An item stands for all KV heads: the kernel multiplies. Items come largest first, and blocks deal them back and forth,
-//! so their loads differ by little. The list is uploaded with the step's metadata; nothing else of a launch depends on it.
+//! An item stands for all KV heads: the kernel multiplies. Items come largest first, and blocks deal them back and
+//! forth, so their loads differ by little. The list is uploaded with the step's metadata; nothing else of a launch
+//! depends on it.
 //!
-//! A split is the part of a query tile's keys between two multiples of the split size, which are absolute positions. How
-//! many items share the splits of a tile is this file's free choice: the kernel folds them in one order either way.
+//! A split is the part of a query tile's keys between two multiples of the split size, which are absolute positions.
+//! How many items share the splits of a tile is this file's free choice: the kernel folds them in one order either way.
 
 use crate::kv::CacheKind;
 
@@ -22,7 +23,7 @@ pub const ITEM_WORDS: usize = 8;
 pub const NARROW_ROWS: usize = 16;
 
 /// Smallest split that [`SplitPolicy::Adaptive`] makes, in tokens.
-const MIN_SPLIT: usize = 256;
+const MIN_SPLIT: usize = 128;
 
 /// What an item costs beside its tiles, in tiles: the first copies have nobody to hide behind.
 const ITEM_COST: usize = 1;

@@ -1,6 +1,6 @@
-//! Attention against `sconce_kernels::attention` on the same rounded values, and bit-identity however a row is computed.
+//! Attention against `sconce_kernels::attention` on the same rounded values, and the same bits however a row is computed.
 //!
-//! The cache is filled here, in the device's order, around NaN; outputs start as NaN, and so do the workspaces' partials.
+//! The cache is filled here, in the device's order, around NaN; outputs start as NaN, and so do the partial results.
 //! Grids are small, so that a block walks many items and items of one query tile meet in any order.
 
 use half::{bf16, f16};
@@ -92,8 +92,19 @@ impl<T: Half> World<T> {
         cache
     }
 
-    /// Runs steps of `(sequence, rows)`; returns each sequence's output rows. Two padding rows stand behind every span.
+    /// Runs steps of `(sequence, rows)` from the beginning; returns each sequence's output rows.
     fn run(&self, emu: &mut Emulator, way: Way, steps: &[Vec<(usize, usize)>]) -> Vec<Vec<T>> {
+        self.run_behind(emu, way, vec![0; self.sequences.len()], steps)
+    }
+
+    /// Runs steps behind the first `done` rows of each sequence. Two padding rows stand behind every span.
+    fn run_behind(
+        &self,
+        emu: &mut Emulator,
+        way: Way,
+        mut done: Vec<usize>,
+        steps: &[Vec<(usize, usize)>],
+    ) -> Vec<Vec<T>> {
         let tiles = AttentionTiles::new(&self.shape, self.fp8, way.0).expect("a kernel");
         let mut planner = WorkPlanner::new(tiles.work_shape(&self.shape, way.1));
         let workspace = tiles.workspace(self.shape.num_kv_heads);
@@ -101,7 +112,6 @@ impl<T: Half> World<T> {
         let tickets = emu.upload(&vec![0u32; workspace.tickets]);
         let sinks = self.sinks.as_ref().map(|sinks| emu.upload(sinks));
         let (width, out_width) = (self.shape.qkv_width(), self.shape.out_width());
-        let mut done = vec![0; self.sequences.len()];
         let mut outputs = vec![Vec::new(); self.sequences.len()];
         for step in steps {
             let (mut rows, mut spans) = (Vec::new(), Vec::new());
@@ -235,6 +245,22 @@ fn every_length_matches_the_cpu() {
         for (sequence, out) in outputs.iter().enumerate() {
             let out: Vec<f32> = out.iter().map(|x| x.value()).collect();
             assert_close(&out, &world.reference(sequence), f16::ROUNDING, f16::ROUNDING);
+        }
+    });
+}
+
+#[test]
+fn the_end_of_a_long_sequence_matches_the_cpu() {
+    // Tables are read 32 blocks at a time: through several such windows, and beginning inside one.
+    const LEN: usize = 2200;
+    emulated(|emu| {
+        for (head_dim, window, rows) in [(64, usize::MAX, 40), (64, 1500, 1), (256, usize::MAX, 1), (256, 1060, 9)] {
+            let kind = CacheKind::SlidingWindow { window };
+            let world = World::<f16>::new(AttentionShape { kind, ..shape((4, 1), head_dim) }, false, &[LEN], 14);
+            let out = world.run_behind(emu, (LARGE, fixed(4096)), vec![LEN - rows], &[vec![(0, rows)]]);
+            let out: Vec<f32> = out[0].iter().map(|x| x.value()).collect();
+            let want = &world.reference(0)[(LEN - rows) * world.shape.out_width()..];
+            assert_close(&out, want, f16::ROUNDING, f16::ROUNDING);
         }
     });
 }

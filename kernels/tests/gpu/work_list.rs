@@ -28,8 +28,8 @@ fn spans(parts: &[(u32, u32)]) -> Vec<WorkSpan> {
     parts.iter().enumerate().map(&mut span).collect()
 }
 
-/// Every (row, head of the group) is in one query tile, whose items cut exactly its keys at multiples of the split size,
-/// in places of the partial results that nobody else has.
+/// Every (row, head of the group) is in one query tile, whose items cut exactly its keys at multiples of the split
+/// size, in places of the partial results that nobody else has.
 fn check(shape: &WorkShape, spans: &[WorkSpan], items: &[WorkItem]) {
     let by_slot: HashMap<u32, &WorkSpan> = spans.iter().map(|span| (span.slot, span)).collect();
     let mut tiles: HashMap<(u32, u32), Vec<&WorkItem>> = HashMap::new();
