@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::args::ServeArgs;
 use super::banner::{self, KeyHint, Phases};
 use super::{CliError, logging, startup, ui};
-use crate::config::{Config, ConfigError, MetricsCompat};
+use crate::config::{ByteSize, Config, ConfigError, MetricsCompat};
 use crate::http::{App, HttpConfig, Shutdown};
 use crate::hub::{ModelRef, Progress};
 use crate::telemetry::{Telemetry, TelemetryConfig};
@@ -55,7 +55,12 @@ pub(super) async fn serve(args: ServeArgs, started: Instant) -> Result<(), CliEr
         telemetry.startup_phase(phase, time);
     }
     let curl = banner::curl(address, &model_name, loaded.text.chat_template.is_some(), &key_hint(&config));
-    ui::out(&format!("start-up\n{}\n{model_name} is served at http://{address}\n\n{curl}\n", phases.table()))?;
+    telemetry.device(&loaded.device, loaded.weight_bytes, loaded.kv_bytes);
+    let bytes = |bytes: usize| ByteSize(bytes as u64).approx();
+    let (device, weights, kv) = (&loaded.device, bytes(loaded.weight_bytes), bytes(loaded.kv_bytes));
+    let computes = format!("{device}: {weights} of weights, {kv} reserved for the KV cache");
+    let phases = phases.table();
+    ui::out(&format!("start-up\n{phases}\n{computes}\n{model_name} is served at http://{address}\n\n{curl}\n"))?;
 
     server.await.map_err(|e| CliError::Failed(format!("the HTTP server failed: {e}")))?;
     loaded.engine.shutdown();

@@ -178,7 +178,7 @@ impl Telemetry {
         let r = Registry::new(config);
         let build = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("backend", "cpu".to_owned()),
+            ("backend", if cfg!(feature = "cuda") { "cuda" } else { "cpu" }.to_owned()),
             ("commit", option_env!("SCONCE_COMMIT").unwrap_or("unknown").to_owned()),
         ];
         r.info(&table::BUILD_INFO, &build);
@@ -240,6 +240,14 @@ impl Telemetry {
     pub fn cache_config(&self, block_size: usize, num_blocks: usize) {
         let labels = [("block_size", block_size.to_string()), ("num_gpu_blocks", num_blocks.to_string())];
         self.registry.info(&table::CACHE_CONFIG, &labels);
+    }
+
+    /// Publishes what computes, and the bytes that weights and KV cache take there.
+    pub fn device(&self, device: &str, weight_bytes: usize, kv_bytes: usize) {
+        self.registry.info(&table::DEVICE_INFO, &[("device", device.to_owned())]);
+        for (what, bytes) in [("weights", weight_bytes), ("kv_cache", kv_bytes)] {
+            self.registry.set_labelled(&table::DEVICE_MEMORY, &[("what", what.to_owned())], bytes as f64);
+        }
     }
 
     /// A phase of the start-up took `time`. `phase` is one of a handful of fixed words.

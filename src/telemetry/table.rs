@@ -151,6 +151,9 @@ pub(super) const DRAINING: Metric =
     row("sconce_draining", Kind::Gauge, "1 from the first stop signal until the process ends");
 pub(super) const BUILD_INFO: Metric =
     row("sconce_build_info", Kind::Gauge, "Version, backend and commit, as labels; always 1");
+pub(super) const DEVICE_INFO: Metric = row("sconce_device_info", Kind::Gauge, "What computes, as a label; always 1");
+pub(super) const DEVICE_MEMORY: Metric =
+    row("sconce_device_memory_bytes", Kind::Gauge, "Bytes that weights and KV cache take, reserved ones included");
 pub(super) const STARTUP: Metric = row("sconce_startup_seconds", Kind::Gauge, "Duration of a phase of the start-up");
 pub(super) const RECEIVED: Metric = row(
     "sconce_requests_received_total",
@@ -198,6 +201,8 @@ pub(super) const ALL: &[Metric] = &[
     QUEUE_TOKENS,
     DRAINING,
     BUILD_INFO,
+    DEVICE_INFO,
+    DEVICE_MEMORY,
     STARTUP,
     RECEIVED,
     OUTCOMES,

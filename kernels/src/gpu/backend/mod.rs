@@ -21,7 +21,7 @@ use crate::kv::{ArenaGeometry, BLOCK_SIZE, KvDtype};
 use crate::rope::RopeTable;
 
 /// Tokens of a split in deterministic mode.
-const FIXED_SPLIT: usize = 512;
+const FIXED_SPLIT: usize = 1024;
 
 /// What a GPU engine is built for; every size is a bound that no step passes.
 #[derive(Clone, Debug)]
