@@ -27,7 +27,7 @@ pub struct Product {
     pub m: usize,
     /// `[m, in_features]`
     pub x: DevicePtr,
-    /// RMS norm of `x` in front; only for [`Product::fuses`].
+    /// RMS norm of `x` in front; only where [`Products::fuses`].
     pub norm: Option<(DevicePtr, NormParams)>,
     /// `[m, stride]`
     pub y: DevicePtr,

@@ -1,4 +1,4 @@
-//! A GPU as a [`Backend`]: the model's graph becomes launches and products on a [`GpuDevice`].
+//! A GPU as a [`Backend`](crate::backend::Backend): the model's graph becomes launches and products on a [`GpuDevice`].
 //!
 //! All memory is taken before the first step; a step uploads its metadata once and then only launches. What a step needs
 //! to be told is here, the operations are in `ops`.
