@@ -26,7 +26,7 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
         &["sconce_kernels", "sconce_models"],
     ),
     ("hub", &["types", "telemetry", "config"], &["sconce_models"]),
-    ("check", &["types", "config", "engine", "text", "runtime"], &["sconce_kernels", "sconce_models"]),
+    ("check", &["types", "config", "engine", "runner", "text", "runtime"], &["sconce_kernels", "sconce_models"]),
     (
         "cli",
         &[

@@ -1,47 +1,25 @@
 //! `gpu-check`: is this card right, and how fast? Nothing but the binary and a driver is needed.
 //!
 //! # Layout
-//! - `checkpoint`: small random checkpoints that the checks run on
+//! - `report`: a line for everything that was tried, until the time is up
+//! - `checkpoint`, `engine`: small random checkpoints, and engines that run them
 //! - `parity`: the whole engine on the card against the engine on the CPU, against itself, and under aborts
-//! - `measure`: decode and prefill of real models' shapes, beside floors measured in the same run
+//! - `measure`: what is measured, in order of worth; `timing`: medians and floors; `shapes`, `steps`, `host`: single
+//!   steps of real models' shapes, and the host's part in them
 //!
-//! Generic over the device, so that the tests run the checks on the emulated one.
+//! Generic over the device, so that the tests run all of it on the emulated one.
 
 pub mod checkpoint;
+pub mod engine;
+pub mod host;
 pub mod measure;
 pub mod parity;
+pub mod report;
+pub mod shapes;
+pub mod steps;
+pub mod timing;
 
-use std::time::Instant;
+use sconce_kernels::gpu::device::GpuError;
 
-use serde::Serialize;
-use serde_json::Value;
-
-/// What came of one check or measurement. A failure is a line, never the end.
-#[derive(Clone, Debug, Serialize)]
-pub struct Line {
-    /// What was checked.
-    pub name: String,
-    /// Whether it passed; a measurement passes when it could be made.
-    pub ok: bool,
-    /// Why not, or why it was left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Seconds that it took.
-    pub seconds: f64,
-    /// What was measured.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub result: Value,
-}
-
-/// Runs a check and tells what came of it.
-pub fn line(name: &str, check: impl FnOnce() -> Result<Value, String>) -> Line {
-    let begin = Instant::now();
-    // A panic of one check must not hide the others.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
-    let outcome = outcome.unwrap_or_else(|_| Err("it panicked; the log says where".to_owned()));
-    let seconds = begin.elapsed().as_secs_f64();
-    match outcome {
-        Ok(result) => Line { name: name.to_owned(), ok: true, reason: None, seconds, result },
-        Err(reason) => Line { name: name.to_owned(), ok: false, reason: Some(reason), seconds, result: Value::Null },
-    }
-}
+/// Opens the device anew for each check.
+pub type Open<'a, D> = &'a mut dyn FnMut() -> Result<D, GpuError>;

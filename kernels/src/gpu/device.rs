@@ -4,6 +4,9 @@
 //! step does. Everything is issued in order on one stream. What copies and launches touch is raw device memory, which
 //! lives as long as the device: all of it is taken at start and nothing is given back before the end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::gemm::Gemm;
 use super::launch::{DevicePtr, Launch};
 
@@ -106,8 +109,13 @@ pub trait GpuDevice: Send {
     /// [`GpuError::OutOfMemory`].
     fn alloc(&mut self, bytes: usize, what: &'static str) -> Result<DevicePtr, GpuError>;
 
-    /// Allocations made so far: a test asserts that a running engine makes none.
-    fn num_allocs(&self) -> u64;
+    /// The count of allocations, which outlives the device's being given away: a running engine makes none.
+    fn alloc_counter(&self) -> Arc<AtomicU64>;
+
+    /// Allocations made so far.
+    fn num_allocs(&self) -> u64 {
+        self.alloc_counter().load(Ordering::Relaxed)
+    }
 
     /// Copies to the device and waits: for start-up.
     ///

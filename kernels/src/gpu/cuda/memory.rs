@@ -3,6 +3,8 @@
 use std::num::NonZero;
 use std::ptr;
 use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use cudarc::driver::sys::{self, CUresult, CUstream};
@@ -26,6 +28,7 @@ const MAX_THREADS: usize = 8;
 #[derive(Default)]
 pub(super) struct Memory {
     blocks: Vec<u64>,
+    num_allocs: Arc<AtomicU64>,
 }
 
 impl Memory {
@@ -40,14 +43,15 @@ impl Memory {
             result => {
                 check("cuMemAlloc", result)?;
                 self.blocks.push(address);
+                self.num_allocs.fetch_add(1, Ordering::Relaxed);
                 Ok(DevicePtr(address))
             }
         }
     }
 
-    /// Allocations made.
-    pub(super) fn num_allocs(&self) -> u64 {
-        self.blocks.len() as u64
+    /// The count of allocations.
+    pub(super) fn alloc_counter(&self) -> Arc<AtomicU64> {
+        self.num_allocs.clone()
     }
 }
 

@@ -1,5 +1,8 @@
 //! The operations of a device, each a call of the part that does it.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use super::super::device::{DeviceInfo, Download, GpuDevice, GpuError, GraphId};
 use super::super::gemm::Gemm;
 use super::super::launch::{DevicePtr, Launch};
@@ -22,8 +25,8 @@ impl GpuDevice for CudaGpu {
         self.memory.alloc(&self.context, bytes, what)
     }
 
-    fn num_allocs(&self) -> u64 {
-        self.memory.num_allocs()
+    fn alloc_counter(&self) -> Arc<AtomicU64> {
+        self.memory.alloc_counter()
     }
 
     fn write(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<(), GpuError> {

@@ -1,0 +1,45 @@
+//! Every measurement of `gpu-check`, on shapes that take no time.
+
+use std::time::Duration;
+
+use sconce::check::measure::{Extent, measurements};
+use sconce::check::report::{Line, Outcome, Report};
+use sconce::check::shapes::{Point, Shape};
+use sconce::check::steps::Bounds;
+use sconce_emulator::emulated_devices;
+
+fn tiny() -> Extent {
+    let config = serde_json::json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 200,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+    });
+    let points = vec![
+        Point { batch: 3, context: 40, tokens: 1 },
+        Point { batch: 1, context: 0, tokens: 33 },
+        Point { batch: 1, context: 0, tokens: 65 },
+    ];
+    Extent {
+        floor_bytes: 1 << 18,
+        floor_size: 64,
+        bounds: Bounds { max_tokens: 64, max_seqs: 8, max_model_len: 128, long: Duration::ZERO },
+        shapes: vec![Shape { name: "tiny", config, points }],
+    }
+}
+
+#[test]
+fn shapes_are_measured_beside_floors() {
+    let folder = tempfile::tempdir().expect("folder");
+    emulated_devices(|open| {
+        let mut tell = |_: &Line| {};
+        let mut report = Report::new(None, &mut tell);
+        measurements(&mut report, folder.path(), &tiny(), open);
+        let lines = report.lines();
+        let (too_long, rest): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line.name.ends_with("65 tokens"));
+        assert!(!too_long.is_empty() && too_long.iter().all(|line| line.outcome == Outcome::LeftOut), "{lines:#?}");
+        for line in rest {
+            let figure = line.figure.unwrap_or_else(|| panic!("{line:?}"));
+            assert!(figure.value > 0.0 && figure.ratio.is_none_or(|ratio| ratio > 0.0), "{line:?}");
+        }
+    });
+}
