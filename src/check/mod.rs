@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - `report`: a line for everything that was tried, until the time is up
+//! - `kernels`: single kernels against their CPU references
 //! - `checkpoint`, `engine`: small random checkpoints, and engines that run them
 //! - `parity`: the whole engine on the card against the engine on the CPU, against itself, and under aborts
 //! - `measure`: what is measured, in order of worth; `timing`: medians and floors; `shapes`, `steps`, `host`: single
@@ -12,6 +13,7 @@
 pub mod checkpoint;
 pub mod engine;
 pub mod host;
+pub mod kernels;
 pub mod measure;
 pub mod parity;
 pub mod report;

@@ -82,6 +82,11 @@ impl EmulatedDevice {
         }
     }
 
+    /// Leaves out some of the orders in which threads and blocks run.
+    pub fn skip_orders(&mut self, count: u64) {
+        self.emulator.seed += count;
+    }
+
     /// What was issued since the last call.
     pub fn take_issued(&mut self) -> Vec<Issued> {
         std::mem::take(&mut self.issued)

@@ -21,6 +21,7 @@ mod device;
 
 pub use device::{EmulatedDevice, Issued};
 pub use sconce_kernels::gpu::pod::Pod as Plain;
+use sconce_kernels::gpu::verify::Bed;
 
 /// Set in the child process that has the sanitizer's runtime loaded.
 const CHILD: &str = "SCONCE_EMU_CHILD";
@@ -71,32 +72,37 @@ pub struct Buffer<T: Plain> {
 /// Call it directly in the test function: the closure's type carries the test's name.
 #[track_caller]
 pub fn emulated<F: FnOnce(&mut Emulator)>(test: F) {
-    if is_off() {
-        return;
-    }
-    let Some(name) = in_parent::<F>() else { return test(&mut Emulator::open()) };
-    let (ok, text) = run_child(&name);
-    assert!(ok, "{text}");
+    in_child(test, |test| test(&mut Emulator::open()));
 }
 
 /// As [`emulated`], with the emulator as a whole device.
 #[track_caller]
 pub fn emulated_device<F: FnOnce(EmulatedDevice)>(test: F) {
-    if is_off() {
-        return;
-    }
-    let Some(name) = in_parent::<F>() else { return test(EmulatedDevice::new(Emulator::open())) };
-    let (ok, text) = run_child(&name);
-    assert!(ok, "{text}");
+    in_child(test, |test| test(EmulatedDevice::new(Emulator::open())));
+}
+
+/// The emulated device as single kernels are checked on it.
+pub type EmulatedBed = Bed<EmulatedDevice>;
+
+/// As [`emulated_device`], for a test of single kernels.
+#[track_caller]
+pub fn emulated_bed<F: FnOnce(&mut EmulatedBed)>(test: F) {
+    in_child(test, |test| test(&mut Bed::new(EmulatedDevice::new(Emulator::open()))));
 }
 
 /// As [`emulated_device`], for a test that opens devices, one after another.
 #[track_caller]
 pub fn emulated_devices<F: FnOnce(&mut dyn FnMut() -> Result<EmulatedDevice, GpuError>)>(test: F) {
+    in_child(test, |test| test(&mut || Ok(EmulatedDevice::new(Emulator::open()))));
+}
+
+/// Runs a test that must pass by `run` in the child, which the parent starts.
+#[track_caller]
+fn in_child<F>(test: F, run: impl FnOnce(F)) {
     if is_off() {
         return;
     }
-    let Some(name) = in_parent::<F>() else { return test(&mut || Ok(EmulatedDevice::new(Emulator::open()))) };
+    let Some(name) = in_parent::<F>() else { return run(test) };
     let (ok, text) = run_child(&name);
     assert!(ok, "{text}");
 }

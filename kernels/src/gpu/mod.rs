@@ -6,6 +6,7 @@
 //! - `modules`, `cuda`: the compiled kernels and the card as such a device, with the feature `cuda`
 //! - `backend`: the model's graph as launches and products; `step`, `weights`, `product`, `pod`: its metadata, matrices,
 //!   the choice of a kernel for a product, records
+//! - `verify`: single kernels against their CPU references, on any device
 //! - one file an operation, beside `kernels/cuda/<operation>.cu`: its parameter struct and the launch it makes
 //!
 //! Nothing else in here needs a card, a driver or the `cuda` feature, so the same launches run on the card, on the
@@ -36,5 +37,6 @@ pub mod sample_rows;
 pub mod sampling;
 pub mod step;
 pub mod token_history;
+pub mod verify;
 pub mod weights;
 pub mod work_list;

@@ -1,9 +1,9 @@
 //! Copies of KV blocks and changes of block tables.
 
 use sconce_kernels::gpu::blocks::{copy_blocks, update_tables};
+use sconce_kernels::gpu::verify::Random;
 
 use super::emu::emulated;
-use super::testing::Random;
 
 #[test]
 fn blocks_are_copied_whole_and_nothing_else() {

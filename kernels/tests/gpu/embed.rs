@@ -3,17 +3,18 @@
 use half::{bf16, f16};
 use sconce_kernels::dtype::WeightType;
 use sconce_kernels::gpu::embed::{Embed, TAKE_SAMPLED};
+use sconce_kernels::gpu::verify::{Half, Random, floats};
 
 use super::emu::{Emulator, emulated};
-use super::quant::{TYPES, packed_matrix};
-use super::testing::{Half, Random, floats};
+use sconce_kernels::gpu::verify::packed::{TYPES, packed_matrix};
 
 fn check<T: Half>(emu: &mut Emulator, ty: Option<WeightType>, rows: usize, width: usize) {
     const VOCAB: usize = 37;
     const SLOTS: usize = 5;
     let mut random = Random((rows + width) as u64);
     let dense = random.halves::<T>(VOCAB * width);
-    let (packed, table) = ty.map_or((Vec::new(), floats(&dense)), |ty| packed_matrix(&mut random, ty, VOCAB, width));
+    let (packed, table) =
+        ty.map_or((Vec::new(), floats(&dense)), |ty| packed_matrix(&mut random, ty, VOCAB, width).expect("packs"));
     let next: Vec<u32> = (0..SLOTS).map(|_| random.below(VOCAB) as u32).collect();
     let tokens: Vec<u32> = (0..rows)
         .map(|row| match row % 4 {

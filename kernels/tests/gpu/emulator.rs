@@ -2,9 +2,9 @@
 
 use half::{bf16, f16};
 use sconce_kernels::gpu::launch::{DevicePtr, Launch, Params};
+use sconce_kernels::gpu::verify::{Half, Random, assert_close, e4m3, floats};
 
 use super::emu::{Emulator, emulated, emulated_fault};
-use super::testing::{Half, Random, assert_close, floats};
 
 /// The struct of that name in `emu/selftest.cu`.
 #[repr(C)]
@@ -144,7 +144,7 @@ fn check_mma<T: Half>(emu: &mut Emulator, k: usize, transposed: bool) {
     emu.launch(&launch(&kernel, 32, input.ptr(), out.ptr(), k, mode));
     let (a, b) = (floats(&a), floats(&b));
     let dot = |i: usize| (0..k).map(|c| a[i / 8 * k + c] * b[i % 8 * k + c]).sum::<f32>();
-    assert_close(&out.read(), &(0..128).map(dot).collect::<Vec<_>>(), 1e-6, 1e-5);
+    assert_close(&out.read(), &(0..128).map(dot).collect::<Vec<_>>(), 1e-6, 1e-5).expect("close");
 }
 
 #[test]
@@ -178,19 +178,6 @@ fn shuffles_and_votes_are_those_of_a_warp() {
             }
         }
     });
-}
-
-/// e4m3 of a finite value, by search: the nearest of the 127 magnitudes, ties to the even one.
-pub(crate) fn e4m3(value: f32) -> (u32, f32) {
-    let decode = |bits: u32| {
-        let (exponent, mantissa) = ((bits >> 3) as i32, (bits & 7) as f32);
-        if exponent == 0 { mantissa / 512.0 } else { (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7) }
-    };
-    let magnitude = value.abs().min(448.0);
-    let error = |bits: u32| ((decode(bits) - magnitude).abs(), bits & 1);
-    let best = (0..127).min_by(|&a, &b| error(a).partial_cmp(&error(b)).expect("finite")).expect("some");
-    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
-    (best | sign, decode(best).copysign(value))
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use sconce_kernels::device::Cpu;
 use sconce_kernels::elementwise::{scale, softcap};
 use sconce_kernels::gpu::logits::scale_softcap;
+use sconce_kernels::gpu::verify::{Random, assert_close};
 
 use super::emu::emulated;
-use super::testing::{Random, assert_close};
 
 #[test]
 fn logits_are_scaled_and_capped_as_on_the_cpu() {
@@ -21,7 +21,7 @@ fn logits_are_scaled_and_capped_as_on_the_cpu() {
                 if let Some(cap) = cap {
                     softcap(&cpu, cap, &mut want);
                 }
-                assert_close(&x.read(), &want, 2e-6, 1e-5);
+                assert_close(&x.read(), &want, 2e-6, 1e-5).expect("close");
             }
         }
     });

@@ -3,14 +3,14 @@
 //! # Layout
 //! - `emu`: the crate in `kernels/emulator`: device buffers and launches in a child process under the address sanitizer
 //! - `emulator`: tests of the emulator itself
-//! - `cache`: a paged cache as it lies on the device
-//! - `testing`: seeded values and comparison
-//! - one module an operation
+//! - `suite`: what `gpu-check` runs on a card
+//! - `testing`: what tests of several operations share
+//! - one module an operation; problems, references and comparisons are those of `sconce_kernels::gpu::verify`, by which
+//!   `gpu-check` checks a card
 
 mod activation;
 mod attention;
 mod blocks;
-mod cache;
 mod embed;
 mod emulator;
 mod gemv;
@@ -20,6 +20,7 @@ mod norm;
 mod qkv_post;
 mod quant;
 mod sampling;
+mod suite;
 mod testing;
 mod work_list;
 

@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
+use sconce_kernels::gpu::verify::Random;
 use sconce_kernels::gpu::work_list::{
     HEADER_WORDS, ITEM_WORDS, NARROW_ROWS, SplitPolicy, WorkItem, WorkPlanner, WorkShape, WorkSpan,
 };
 use sconce_kernels::kv::CacheKind;
-
-use super::testing::Random;
 
 fn shape(group: usize, kind: CacheKind, splits: SplitPolicy) -> WorkShape {
     WorkShape { group, num_kv_heads: 8, kv_tile: 64, wide_rows: 128, kind, num_blocks: 264, num_units: 528, splits }

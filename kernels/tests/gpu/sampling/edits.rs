@@ -1,11 +1,11 @@
 //! What a sequence asks and has said so far does to its logits: bit by bit as on the CPU, the device counting by itself.
 
 use sconce_kernels::gpu::sample_rows::{RING, SamplePlace, SampleTable};
+use sconce_kernels::gpu::verify::Random;
+use sconce_kernels::gpu::verify::sampling::{Case, Rig};
 use sconce_kernels::sampling::{Penalties, SampleSpec};
 
-use super::super::emu::{Emulator, emulated};
-use super::super::testing::Random;
-use super::{Case, Rig};
+use super::super::emu::{EmulatedBed as Bed, emulated_bed};
 
 /// Tokens that nearly all draws take, so that words and counts repeat.
 const COMMON: usize = 5;
@@ -84,7 +84,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 /// Admits six sequences, some of them with output already, and follows them for `steps` tokens.
-fn follow(emu: &mut Emulator, rig: &mut Rig, random: &mut Random, steps: usize) {
+fn follow(bed: &mut Bed, rig: &mut Rig, random: &mut Random, steps: usize) {
     let vocab = rig.sampling.vocab;
     let asked: Vec<Asked> = (0..rig.rows - 1).map(|_| asked(random, vocab)).collect();
     let mut cases: Vec<Case<'_>> = Vec::new();
@@ -94,11 +94,12 @@ fn follow(emu: &mut Emulator, rig: &mut Rig, random: &mut Random, steps: usize) 
         let num_prompt = if random.below(2) == 0 { len } else { random.below(len) };
         cases.push(Case { tokens, num_prompt, ..Case::new(asked.spec(), Vec::new()) });
     }
-    rig.admit(emu, &cases);
+    rig.admit(bed, &cases).expect("admits");
     for step in 0..steps {
         cases.iter_mut().for_each(|case| case.logits = logits(random, vocab));
-        let results = rig.step(emu, &cases);
-        let (edited, raw, stride) = (rig.logits.read(), rig.raw.read(), rig.sampling.logit_stride);
+        let results = rig.step(bed, &cases).expect("steps");
+        let (edited, raw, stride) =
+            (bed.read(&rig.logits).expect("memory"), bed.read(&rig.raw).expect("memory"), rig.sampling.logit_stride);
         for (i, case) in cases.iter_mut().enumerate() {
             let (token, want) = case.on_cpu();
             let row = &edited[rig.logit_row(i) * stride..][..stride];
@@ -116,14 +117,14 @@ fn follow(emu: &mut Emulator, rig: &mut Rig, random: &mut Random, steps: usize) 
 
 #[test]
 fn logits_are_those_of_the_cpu_over_many_steps() {
-    emulated(|emu| {
+    emulated_bed(|bed| {
         for (vocab, steps, rounds) in [(37, 40, 4), (64, 75, 2), (9001, 8, 2)] {
             let mut random = Random(vocab as u64);
-            let mut rig = Rig::new(emu, vocab, 7, 16);
+            let mut rig = Rig::new(bed, vocab, 7, 16).expect("memory");
             rig.keeps_raw = true;
             // Later rounds find slots and pool rows as the earlier ones left them.
             for _ in 0..rounds {
-                follow(emu, &mut rig, &mut random, steps);
+                follow(bed, &mut rig, &mut random, steps);
             }
         }
     });
@@ -131,31 +132,31 @@ fn logits_are_those_of_the_cpu_over_many_steps() {
 
 #[test]
 fn a_resumed_sequence_has_the_counts_it_had() {
-    emulated(|emu| {
+    emulated_bed(|bed| {
         let penalties = Penalties { frequency: 0.5, ..Penalties::default() };
         let spec = SampleSpec { penalties, temperature: 0.0, ..SampleSpec::default() };
         for vocab in [20, 8200] {
             let mut random = Random(3);
             let mut case = Case { tokens: vec![1, 2, 2, 8], num_prompt: 4, ..Case::new(spec, Vec::new()) };
-            let mut rig = Rig::new(emu, vocab, 1, 16);
-            rig.admit(emu, std::slice::from_ref(&case));
+            let mut rig = Rig::new(bed, vocab, 1, 16).expect("memory");
+            rig.admit(bed, std::slice::from_ref(&case)).expect("admits");
             for _ in 0..20 {
                 case.logits = logits(&mut random, vocab);
-                let token = rig.step(emu, std::slice::from_ref(&case))[0].token;
+                let token = rig.step(bed, std::slice::from_ref(&case)).expect("steps")[0].token;
                 case.tokens.push(token);
             }
-            let counted = rig.counts.read();
+            let counted = bed.read(&rig.counts).expect("memory");
             assert_eq!(counted.iter().map(|&entry| usize::from(entry & 0x7fff)).sum::<usize>(), 20);
-            let mut fresh = Rig::new(emu, vocab, 1, 16);
-            fresh.admit(emu, &[case]);
-            assert_eq!(fresh.counts.read(), counted);
+            let mut fresh = Rig::new(bed, vocab, 1, 16).expect("memory");
+            fresh.admit(bed, &[case]).expect("admits");
+            assert_eq!(bed.read(&fresh.counts).expect("memory"), counted);
         }
     });
 }
 
 #[test]
 fn counts_saturate() {
-    emulated(|emu| {
+    emulated_bed(|bed| {
         let penalties = Penalties { presence: 0.5, ..Penalties::default() };
         let spec = SampleSpec { penalties, temperature: 0.0, ..SampleSpec::default() };
         let case = Case {
@@ -163,12 +164,12 @@ fn counts_saturate() {
             num_prompt: 0,
             ..Case::new(spec, vec![9.0, 0.0, 0.0, 0.0])
         };
-        let mut rig = Rig::new(emu, 4, 1, 16);
-        rig.admit(emu, std::slice::from_ref(&case));
-        assert_eq!(rig.counts.read(), [0xfffe, 0, 0, 0xffff, 0, 0, 0, 0]);
+        let mut rig = Rig::new(bed, 4, 1, 16).expect("memory");
+        rig.admit(bed, std::slice::from_ref(&case)).expect("admits");
+        assert_eq!(bed.read(&rig.counts).expect("memory"), [0xfffe, 0, 0, 0xffff, 0, 0, 0, 0]);
         for _ in 0..3 {
-            assert_eq!(rig.step(emu, std::slice::from_ref(&case))[0].token, 0);
-            assert_eq!(rig.counts.read()[0], 0xffff);
+            assert_eq!(rig.step(bed, std::slice::from_ref(&case)).expect("steps")[0].token, 0);
+            assert_eq!(bed.read(&rig.counts).expect("memory")[0], 0xffff);
         }
     });
 }
@@ -178,7 +179,7 @@ fn the_longest_bad_word_matches_and_longer_ones_are_refused() {
     let long = vec![vec![1; RING + 2]];
     let spec = SampleSpec { bad_words: &long, ..SampleSpec::default() };
     assert!(SampleTable::default().push(&spec, &SamplePlace::default(), 10).is_err());
-    emulated(|emu| {
+    emulated_bed(|bed| {
         let words = vec![(0..=RING as u32).collect::<Vec<_>>()];
         let spec = SampleSpec { bad_words: &words, temperature: 0.0, ..SampleSpec::default() };
         let mut best = vec![0.0; 100];
@@ -187,9 +188,9 @@ fn the_longest_bad_word_matches_and_longer_ones_are_refused() {
         for (num_prompt, want) in [(0, 0), (1, RING as u32)] {
             let tokens = (0..RING as u32).collect();
             let case = Case { tokens, num_prompt, ..Case::new(spec, best.clone()) };
-            let mut rig = Rig::new(emu, 100, 1, 16);
-            rig.admit(emu, std::slice::from_ref(&case));
-            assert_eq!(rig.step(emu, &[case])[0].token, want);
+            let mut rig = Rig::new(bed, 100, 1, 16).expect("memory");
+            rig.admit(bed, std::slice::from_ref(&case)).expect("admits");
+            assert_eq!(rig.step(bed, &[case]).expect("steps")[0].token, want);
         }
     });
 }

@@ -1,29 +1,18 @@
 //! A paged cache as it lies on the device: an arena of NaN, blocks dealt at random, tables of offsets.
 
-use sconce_kernels::attention::AttentionShape;
-use sconce_kernels::gpu::attention::LayerCache;
-use sconce_kernels::kv::{ArenaGeometry, BLOCK_SIZE, CacheGroup, CacheSpec, GroupGeometry, KvDtype};
+use super::super::attention::LayerCache;
+use super::super::device::{GpuDevice, GpuError};
+use super::super::launch::HalfType;
+use super::{Array, Bed, Half, Random, e4m3};
+use crate::attention::AttentionShape;
+use crate::kv::{ArenaGeometry, BLOCK_SIZE, CacheGroup, CacheSpec, GroupGeometry, KvDtype};
 
-use super::emu::{Buffer, Emulator};
-use super::emulator::e4m3;
-use super::testing::{Half, Random};
-
-/// Layers of the group; the tests use the second.
+/// Layers of the group; the checks use the second.
 const LAYERS: usize = 2;
 const LAYER: usize = 1;
 
 /// Blocks that nobody owns.
 const SPARE: usize = 3;
-
-/// A value as a cache keeps it.
-pub(crate) fn cached(dtype: KvDtype, value: f32) -> f32 {
-    match dtype {
-        KvDtype::F16 => half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_f32(),
-        KvDtype::Bf16 => half::bf16::from_f32(value).to_f32(),
-        KvDtype::F32 => value,
-        KvDtype::E4m3 => e4m3(value).1,
-    }
-}
 
 fn bytes_of(dtype: KvDtype, value: f32) -> Vec<u8> {
     match dtype {
@@ -35,17 +24,17 @@ fn bytes_of(dtype: KvDtype, value: f32) -> Vec<u8> {
 }
 
 /// The cache dtype that activations of type `T` go with.
-pub(crate) fn cache_dtype<T: Half>(fp8: bool) -> KvDtype {
+pub fn cache_dtype<T: Half>(fp8: bool) -> KvDtype {
     match (fp8, T::TYPE) {
         (true, _) => KvDtype::E4m3,
-        (false, sconce_kernels::gpu::launch::HalfType::Bf16) => KvDtype::Bf16,
-        (false, sconce_kernels::gpu::launch::HalfType::F16) => KvDtype::F16,
+        (false, HalfType::Bf16) => KvDtype::Bf16,
+        (false, HalfType::F16) => KvDtype::F16,
     }
 }
 
 /// One group's cache, in host memory until it is uploaded.
 #[derive(Clone)]
-pub(crate) struct PagedCache {
+pub struct PagedCache {
     geometry: ArenaGeometry,
     bytes: Vec<u8>,
     /// Block ids, by sequence.
@@ -54,21 +43,21 @@ pub(crate) struct PagedCache {
 }
 
 /// It on the device.
-pub(crate) struct DeviceCache<'a> {
-    arena: Buffer<u8>,
-    tables: Buffer<u32>,
+pub struct DeviceCache<'a> {
+    arena: Array<u8>,
+    tables: Array<u32>,
     geometry: &'a GroupGeometry,
     max_blocks: usize,
 }
 
 /// The slot of a sequence: every other one, so that slot and sequence differ.
-pub(crate) fn slot_of(sequence: usize) -> u32 {
+pub fn slot_of(sequence: usize) -> u32 {
     2 * sequence as u32 + 1
 }
 
 impl PagedCache {
     /// Room for sequences of these lengths, at blocks of a seeded shuffle.
-    pub(crate) fn new(shape: &AttentionShape, dtype: KvDtype, lengths: &[usize], seed: u64) -> Self {
+    pub fn new(shape: &AttentionShape, dtype: KvDtype, lengths: &[usize], seed: u64) -> Self {
         let (kind, num_kv_heads) = (shape.kind, shape.num_kv_heads);
         let (head_dim_k, head_dim_v) = (shape.head_dim_k, shape.head_dim_v);
         let spec = CacheSpec { kind, num_kv_heads, head_dim_k, head_dim_v, dtype };
@@ -97,7 +86,7 @@ impl PagedCache {
     }
 
     /// Writes a key or value.
-    pub(crate) fn write(&mut self, at: (usize, usize), kv_head: usize, is_value: bool, values: &[f32]) {
+    pub fn write(&mut self, at: (usize, usize), kv_head: usize, is_value: bool, values: &[f32]) {
         let dtype = self.geometry.groups[0].spec.dtype;
         let offset = self.offset(at.0, at.1, kv_head, is_value);
         let bytes: Vec<u8> = values.iter().flat_map(|&value| bytes_of(dtype, value)).collect();
@@ -105,7 +94,7 @@ impl PagedCache {
     }
 
     /// Reads a key or value.
-    pub(crate) fn read(&self, at: (usize, usize), kv_head: usize, is_value: bool) -> Vec<f32> {
+    pub fn read(&self, at: (usize, usize), kv_head: usize, is_value: bool) -> Vec<f32> {
         let dtype = self.geometry.groups[0].spec.dtype;
         let offset = self.offset(at.0, at.1, kv_head, is_value);
         let bytes = &self.bytes[offset..offset + self.row_bytes()];
@@ -118,17 +107,24 @@ impl PagedCache {
     }
 
     /// Bytes that are not as `other` has them.
-    pub(crate) fn count_changed(&self, other: &Self) -> usize {
+    pub fn count_changed(&self, other: &Self) -> usize {
         self.bytes.iter().zip(&other.bytes).filter(|(a, b)| a != b).count()
     }
 
     /// Takes over what the device wrote.
-    pub(crate) fn download(&mut self, device: &DeviceCache<'_>) {
-        self.bytes = device.arena.read();
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn download<D: GpuDevice>(&mut self, bed: &mut Bed<D>, device: &DeviceCache<'_>) -> Result<(), GpuError> {
+        self.bytes = bed.read(&device.arena)?;
+        Ok(())
     }
 
     /// Uploads it; entries of blocks before `first_blocks[sequence]` are freed ones.
-    pub(crate) fn upload(&self, emu: &Emulator, first_blocks: &[usize]) -> DeviceCache<'_> {
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn upload<D: GpuDevice>(&self, bed: &mut Bed<D>, first_blocks: &[usize]) -> Result<DeviceCache<'_>, GpuError> {
         let mut tables = vec![u32::MAX; (2 * self.tables.len() + 1) * self.max_blocks];
         for (sequence, table) in self.tables.iter().enumerate() {
             let row = slot_of(sequence) as usize * self.max_blocks;
@@ -137,14 +133,14 @@ impl PagedCache {
             }
         }
         let geometry = &self.geometry.groups[0];
-        let (arena, tables) = (emu.upload(&self.bytes), emu.upload(&tables));
-        DeviceCache { arena, tables, geometry, max_blocks: self.max_blocks }
+        let (arena, tables) = (bed.upload(&self.bytes)?, bed.upload(&tables)?);
+        Ok(DeviceCache { arena, tables, geometry, max_blocks: self.max_blocks })
     }
 }
 
 impl DeviceCache<'_> {
-    /// The layer the tests use.
-    pub(crate) fn layer(&self) -> LayerCache<'_> {
+    /// The layer the checks use.
+    pub fn layer(&self) -> LayerCache<'_> {
         let Self { arena, tables, geometry, max_blocks } = self;
         LayerCache { arena: arena.ptr(), geometry, layer: LAYER, tables: tables.ptr(), max_blocks: *max_blocks }
     }
