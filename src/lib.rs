@@ -1,5 +1,6 @@
 //! sconce: a high-performance server for open-weight language models.
 
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -26,7 +26,12 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
         &["sconce_kernels", "sconce_models"],
     ),
     ("hub", &["types", "telemetry", "config"], &["sconce_models"]),
-    ("check", &["types", "config", "engine", "runner", "text", "runtime"], &["sconce_kernels", "sconce_models"]),
+    ("bench", &["types"], &[]),
+    (
+        "check",
+        &["types", "telemetry", "config", "engine", "runner", "text", "http", "bench", "runtime"],
+        &["sconce_kernels", "sconce_models"],
+    ),
     (
         "cli",
         &[
@@ -41,6 +46,7 @@ const ALLOWED: &[(&str, &[&str], &[&str])] = &[
             "http",
             "config",
             "hub",
+            "bench",
             "runtime",
             "check",
         ],

@@ -1,8 +1,11 @@
-//! Small random checkpoints with heads that the GPU kernels take, written to a folder: bf16 safetensors and config.json.
+//! Random checkpoints written to a folder, bf16 safetensors and config.json: small ones with heads that the GPU kernels
+//! take, and those of real models' shapes.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use sconce_models::spec::ModelSpec;
 use serde_json::{Map, Value, json};
 
 /// A family's configuration beyond the sizes that all share.
@@ -24,22 +27,37 @@ pub const VOCAB: usize = 923;
 const HIDDEN: usize = 128;
 const INNER: usize = 96;
 
+/// Sizes of a model whose layers are alike.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    vocab: usize,
+    hidden: usize,
+    inner: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    tied: bool,
+}
+
 impl Family {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gemma3];
 
-    /// Heads, KV heads, width of a head, layers.
-    fn shape(self) -> (usize, usize, usize, usize) {
-        match self {
+    /// Those of its small checkpoint.
+    fn sizes(self) -> Sizes {
+        let (heads, kv_heads, head_dim, layers) = match self {
             Self::Llama => (4, 2, 64, 2),
             Self::Qwen2 => (7, 1, 64, 2),
             Self::Qwen3 => (4, 4, 128, 2),
             Self::Gemma3 => (2, 1, 256, 3),
-        }
+        };
+        let tied = !matches!(self, Self::Llama);
+        Sizes { vocab: VOCAB, hidden: HIDDEN, inner: INNER, layers, heads, kv_heads, head_dim, tied }
     }
 
     fn config(self) -> Value {
-        let (heads, kv_heads, head_dim, layers) = self.shape();
+        let Sizes { heads, kv_heads, head_dim, layers, .. } = self.sizes();
         let mut config = json!({
             "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": layers, "vocab_size": VOCAB,
             "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "hidden_act": "silu",
@@ -69,30 +87,30 @@ impl Family {
     }
 
     /// Names and shapes of the tensors.
-    fn tensors(self) -> Vec<(String, Vec<usize>)> {
-        let (heads, kv_heads, head_dim, layers) = self.shape();
+    fn tensors(self, sizes: &Sizes) -> Vec<(String, Vec<usize>)> {
+        let Sizes { vocab, hidden, inner, layers, heads, kv_heads, head_dim, tied } = *sizes;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
         let gemma = matches!(self, Self::Gemma3);
         let mut list =
-            vec![("model.embed_tokens".to_owned(), vec![VOCAB, HIDDEN]), ("model.norm".to_owned(), vec![HIDDEN])];
-        if matches!(self, Self::Llama) {
-            list.push(("lm_head".to_owned(), vec![VOCAB, HIDDEN]));
+            vec![("model.embed_tokens".to_owned(), vec![vocab, hidden]), ("model.norm".to_owned(), vec![hidden])];
+        if !tied {
+            list.push(("lm_head".to_owned(), vec![vocab, hidden]));
         }
         for layer in 0..layers {
             let mut add =
                 |name: &str, shape: &[usize]| list.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-            add("input_layernorm", &[HIDDEN]);
-            add("post_attention_layernorm", &[HIDDEN]);
-            add("self_attn.q_proj", &[q, HIDDEN]);
-            add("self_attn.k_proj", &[kv, HIDDEN]);
-            add("self_attn.v_proj", &[kv, HIDDEN]);
-            add("self_attn.o_proj", &[HIDDEN, q]);
-            add("mlp.gate_proj", &[INNER, HIDDEN]);
-            add("mlp.up_proj", &[INNER, HIDDEN]);
-            add("mlp.down_proj", &[HIDDEN, INNER]);
+            add("input_layernorm", &[hidden]);
+            add("post_attention_layernorm", &[hidden]);
+            add("self_attn.q_proj", &[q, hidden]);
+            add("self_attn.k_proj", &[kv, hidden]);
+            add("self_attn.v_proj", &[kv, hidden]);
+            add("self_attn.o_proj", &[hidden, q]);
+            add("mlp.gate_proj", &[inner, hidden]);
+            add("mlp.up_proj", &[inner, hidden]);
+            add("mlp.down_proj", &[hidden, inner]);
             if gemma {
-                add("pre_feedforward_layernorm", &[HIDDEN]);
-                add("post_feedforward_layernorm", &[HIDDEN]);
+                add("pre_feedforward_layernorm", &[hidden]);
+                add("post_feedforward_layernorm", &[hidden]);
             }
             if gemma || matches!(self, Self::Qwen3) {
                 add("self_attn.q_norm", &[head_dim]);
@@ -111,29 +129,71 @@ impl Family {
     }
 }
 
-/// Writes the checkpoint into a folder of its own below `folder`.
+/// Writes the small checkpoint into a folder of its own below `folder`.
 ///
 /// # Errors
 /// When a file can't be written.
 pub fn write(folder: &Path, family: Family, seed: u64) -> io::Result<PathBuf> {
     let folder = folder.join(format!("{family:?}-{seed}"));
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("config.json"), family.config().to_string())?;
-    let (mut header, mut data) = (Map::new(), Vec::new());
     let mut random = Random(seed);
-    for (name, shape) in family.tensors() {
-        let start = data.len();
-        for _ in 0..shape.iter().product() {
-            data.extend(bf16(value(&name, &shape, family, &mut random)));
+    write_to(&folder, &family.config(), &family.tensors(&family.sizes()), |name, shape, file| {
+        (0..shape.iter().product()).try_for_each(|_| file.write_all(&bf16(value(name, shape, family, &mut random))))
+    })?;
+    Ok(folder)
+}
+
+/// Writes a Llama of any size into `folder`: norms of 1, matrices that repeat `block`, whole bf16 values.
+///
+/// # Errors
+/// When a file can't be written.
+pub fn write_llama(folder: &Path, config: &Value, spec: &ModelSpec, block: &[u8]) -> io::Result<()> {
+    let layer = spec.layers.first().ok_or_else(|| io::Error::other("a model without layers"))?;
+    let sizes = Sizes {
+        vocab: spec.vocab_size,
+        hidden: spec.hidden_size,
+        inner: layer.ffn.intermediate_size,
+        layers: spec.layers.len(),
+        heads: layer.attention.num_heads,
+        kv_heads: layer.attention.num_kv_heads,
+        head_dim: layer.attention.head_dim_k,
+        tied: spec.tied_embeddings,
+    };
+    write_to(folder, config, &Family::Llama.tensors(&sizes), |_, shape, file| {
+        let mut left = 2 * shape.iter().product::<usize>();
+        if shape.len() == 1 {
+            return file.write_all(&bf16(1.0).repeat(left / 2));
         }
-        header.insert(name, json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, data.len()]}));
+        while left > 0 {
+            let piece = left.min(block.len());
+            file.write_all(&block[..piece])?;
+            left -= piece;
+        }
+        Ok(())
+    })
+}
+
+type Tensors = [(String, Vec<usize>)];
+
+fn write_to(
+    folder: &Path,
+    config: &Value,
+    tensors: &Tensors,
+    mut data: impl FnMut(&str, &[usize], &mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("config.json"), config.to_string())?;
+    let (mut header, mut end) = (Map::new(), 0);
+    for (name, shape) in tensors {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        header.insert(name.clone(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
     }
     let header = Value::Object(header).to_string();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.as_bytes());
-    file.extend(data);
-    std::fs::write(folder.join("model.safetensors"), file)?;
-    Ok(folder)
+    let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    tensors.iter().try_for_each(|(name, shape)| data(name, shape, &mut file))?;
+    file.flush()
 }
 
 /// Of a size that keeps activations around 1, whatever the layer.

@@ -74,15 +74,21 @@ pub fn config() -> EngineConfig {
 /// Writes the family's checkpoint with a tokenizer.
 fn write(folder: &Path, family: Family) -> Result<PathBuf, Reason> {
     let written = checkpoint::write(folder, family, WEIGHTS).and_then(|path| {
-        write_tokenizer(&path)?;
+        write_tokenizer(&path, VOCAB)?;
         Ok(path)
     });
     Ok(written.map_err(|error| format!("{}: {error}", folder.display()))?)
 }
 
-/// Puts a tokenizer beside a checkpoint.
-pub(super) fn write_tokenizer(folder: &Path) -> std::io::Result<()> {
-    std::fs::write(folder.join("tokenizer.json"), TOKENIZER)
+/// Puts a tokenizer beside a checkpoint, in which each of `vocab` tokens is some text.
+pub(super) fn write_tokenizer(folder: &Path, vocab: usize) -> std::io::Result<()> {
+    let mut tokenizer: serde_json::Value = serde_json::from_str(TOKENIZER)?;
+    if let Some(texts) = tokenizer.pointer_mut("/model/vocab").and_then(|texts| texts.as_object_mut()) {
+        let known: std::collections::HashSet<u64> = texts.values().filter_map(serde_json::Value::as_u64).collect();
+        let unknown = (VOCAB as u64..vocab as u64).filter(|id| !known.contains(id));
+        texts.extend(unknown.map(|id| (format!("w{id}"), id.into())));
+    }
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string())
 }
 
 /// `count` ids of the checkpoints' vocabulary.

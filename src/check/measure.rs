@@ -11,6 +11,7 @@ use sconce_kernels::gpu::device::GpuDevice;
 use super::Open;
 use super::host::Host;
 use super::report::{Figure, Found, Report};
+use super::serving::{Traffic, serving};
 use super::shapes::{Point, Shape};
 use super::steps::{Bench, Bounds, Way};
 use super::timing::{Floors, floors};
@@ -24,6 +25,8 @@ pub struct Extent {
     pub floor_size: usize,
     /// Bounds of a step.
     pub bounds: Bounds,
+    /// What the server is asked.
+    pub traffic: Traffic,
     /// The shapes, most worth first.
     pub shapes: Vec<Shape>,
 }
@@ -36,13 +39,19 @@ impl Extent {
             floor_bytes: 1 << 31,
             floor_size: 8192,
             bounds: Bounds { max_tokens: 8192, max_seqs: 256, max_model_len: 16_384, long },
+            traffic: Traffic { streams: [1, 32, 256], requests: 2, prompt: 256, answer: 64, max_batch_tokens: 2048 },
             shapes: super::shapes::shapes(),
         }
     }
 }
 
 /// Measures floors, then every shape, the first one thoroughly.
-pub fn measurements<D: GpuDevice>(report: &mut Report<'_>, folder: &Path, extent: &Extent, open: Open<'_, D>) {
+pub fn measurements<D: GpuDevice + 'static>(
+    report: &mut Report<'_>,
+    folder: &Path,
+    extent: &Extent,
+    open: Open<'_, D>,
+) {
     let mut found = None;
     report.line("floors: read bandwidth, product rate", || {
         let found = found.insert(floors(&mut open()?, extent.bounds.long, extent.floor_bytes, extent.floor_size)?);
@@ -54,6 +63,7 @@ pub fn measurements<D: GpuDevice>(report: &mut Report<'_>, folder: &Path, extent
         let Some(bench) = measured.steps(report, open) else { continue };
         if index == 0 {
             measured.without_graphs_and_host(report, bench);
+            serving(report, folder, (shape, &extent.traffic), found.as_ref(), open);
             measured.deterministic(report, open);
         }
     }

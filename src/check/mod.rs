@@ -7,6 +7,7 @@
 //! - `parity`: the whole engine on the card against the engine on the CPU, against itself, and under aborts
 //! - `measure`: what is measured, in order of worth; `timing`: medians and floors; `shapes`, `steps`, `host`: single
 //!   steps of real models' shapes, and the host's part in them
+//! - `serving`: the whole server under load
 //!
 //! Generic over the device, so that the tests run all of it on the emulated one.
 
@@ -17,6 +18,7 @@ pub mod kernels;
 pub mod measure;
 pub mod parity;
 pub mod report;
+pub mod serving;
 pub mod shapes;
 pub mod steps;
 pub mod timing;

@@ -134,7 +134,7 @@ pub fn floors<D: GpuDevice>(device: &mut D, long: Duration, bytes: usize, size: 
 }
 
 /// Most bytes of random values that are made; longer arrays repeat them.
-const RANDOM_BYTES: usize = 16 << 20;
+pub const RANDOM_BYTES: usize = 16 << 20;
 
 /// `len` values of [`bf16_block`] on the device.
 ///

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sconce::check::measure::{Extent, measurements};
 use sconce::check::report::{Line, Outcome, Report};
+use sconce::check::serving::Traffic;
 use sconce::check::shapes::{Point, Shape};
 use sconce::check::steps::Bounds;
 use sconce_emulator::emulated_devices;
@@ -23,6 +24,7 @@ fn tiny() -> Extent {
         floor_bytes: 1 << 18,
         floor_size: 64,
         bounds: Bounds { max_tokens: 64, max_seqs: 8, max_model_len: 128, long: Duration::ZERO },
+        traffic: Traffic { streams: [1, 2, 4], requests: 2, prompt: 24, answer: 6, max_batch_tokens: 48 },
         shapes: vec![Shape { name: "tiny", config, points }],
     }
 }
