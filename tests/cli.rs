@@ -111,6 +111,12 @@ fn plan_reads_headers_only_and_says_what_fits() {
     {
         assert!(text.contains(word), "{word} in {text}");
     }
+    let text = stdout(&sconce(home.path(), &["plan", model, "--gpu-memory", "2GiB"]));
+    for word in ["a GPU like H100, bf16", "penalty counts", "context, libraries, graphs", "a token (bf16)"] {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    let error = failure(&sconce(home.path(), &["plan", model, "--gpu-memory", "200MiB"]), 1);
+    assert!(error.contains("can't take") && error.contains("of device memory"), "{error}");
     let error = failure(&sconce(home.path(), &["plan", model, "--max-model-len", "99999999"]), 2);
     assert!(error.contains("max-model-len"), "{error}");
 }

@@ -144,11 +144,14 @@ pub trait Backend {
         residual: &mut Self::Buffer,
     ) -> Result<(), KernelError>;
 
-    /// Makes room for what products with `w` need beside their operands, before the first step.
+    /// Makes room for what products with these matrices need beside their operands, before the first step.
     ///
     /// # Errors
     /// When memory runs out.
-    fn reserve_for(&mut self, _w: &Self::Linear) -> Result<(), KernelError> {
+    fn reserve_for<'a>(&mut self, _linears: impl Iterator<Item = &'a Self::Linear>) -> Result<(), KernelError>
+    where
+        Self::Linear: 'a,
+    {
         Ok(())
     }
 

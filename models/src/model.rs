@@ -181,11 +181,8 @@ impl<B: Backend> Model<B> {
         backend.resize(&mut b.gate_up, max_tokens * 2 * widest(|l| l.ffn.intermediate_size))?;
         backend.resize(&mut b.activated, max_tokens * widest(|l| l.ffn.intermediate_size))?;
         backend.resize(&mut b.last, max_logit_rows * hidden)?;
-        for layer in &self.weights.layers {
-            for linear in [&layer.qkv, &layer.o, &layer.gate_up, &layer.down] {
-                backend.reserve_for(linear)?;
-            }
-        }
+        let layers = self.weights.layers.iter();
+        backend.reserve_for(layers.flat_map(|layer| [&layer.qkv, &layer.o, &layer.gate_up, &layer.down]))?;
         backend.resize_logits(&mut b.logits, max_logit_rows * self.spec.vocab_size)
     }
 

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, KvCacheDtype, KvCacheMemory, Machine, RawConfig, Seconds, parse_file};
+use crate::config::{
+    ByteSize, Config, ConfigError, DeviceChoice, KvCacheDtype, KvCacheMemory, Machine, RawConfig, Seconds, parse_file,
+};
+use crate::runtime::finds_gpu;
 
 /// A high-performance server for open-weight language models.
 #[derive(Parser)]
@@ -102,6 +105,12 @@ pub struct PlanArgs {
     /// Element type of the KV cache
     #[arg(long, value_enum, value_name = "TYPE")]
     pub kv_cache_dtype: Option<KvCacheDtype>,
+    /// What would compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
+    /// Plan for a GPU with this much free memory, such as 80GiB; it need not be here
+    #[arg(long, value_name = "SIZE")]
+    pub gpu_memory: Option<ByteSize>,
 }
 
 /// Arguments of `run`.
@@ -150,7 +159,8 @@ pub struct PullArgs {
 /// Settings of a verb's flags over those of its file.
 fn resolve(flags: &RawConfig, file: Option<&PathBuf>) -> Result<Config, ConfigError> {
     let file = file.map(|path| parse_file(path)).transpose()?.unwrap_or_default();
-    Config::resolve(flags, &file, &Machine::default())
+    let device = flags.device.or(file.device).unwrap_or(DeviceChoice::Auto);
+    Config::resolve(flags, &file, &Machine::default().with_gpu(finds_gpu(device)))
 }
 
 impl ServeArgs {
@@ -170,6 +180,8 @@ impl PlanArgs {
             max_batch_tokens: self.max_batch_tokens,
             kv_cache_memory: self.kv_cache_memory,
             kv_cache_dtype: self.kv_cache_dtype,
+            // The memory of a GPU means a GPU.
+            device: self.device.or(self.gpu_memory.map(|_| DeviceChoice::Cuda(0))),
             ..RawConfig::default()
         };
         resolve(&flags, self.config.as_ref())

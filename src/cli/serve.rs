@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +13,7 @@ use super::args::ServeArgs;
 use super::banner::{self, KeyHint, Phases};
 use super::{CliError, logging, startup, ui};
 use crate::config::{ByteSize, Config, ConfigError, MetricsCompat};
+use crate::engine::EngineHandle;
 use crate::http::{App, HttpConfig, Shutdown};
 use crate::hub::{ModelRef, Progress};
 use crate::telemetry::{Telemetry, TelemetryConfig};
@@ -62,13 +63,30 @@ pub(super) async fn serve(args: ServeArgs, started: Instant) -> Result<(), CliEr
     let phases = phases.table();
     ui::out(&format!("start-up\n{phases}\n{computes}\n{model_name} is served at http://{address}\n\n{curl}\n"))?;
 
-    server.await.map_err(|e| CliError::Failed(format!("the HTTP server failed: {e}")))?;
+    tokio::select! {
+        served = server => served.map_err(|e| CliError::Failed(format!("the HTTP server failed: {e}")))?,
+        () = engine_end(&loaded.engine) => {
+            return Err(CliError::Failed("the engine has ended, the log says why; start the server again".to_owned()));
+        }
+    }
     loaded.engine.shutdown();
     if *shutdown.borrow() == Shutdown::Now {
         // Two signals: the operator wanted out, open requests or not.
         return Err(CliError::Interrupted);
     }
     tokio::task::spawn_blocking(move || loaded.join()).await.map_err(|e| CliError::Failed(e.to_string()))
+}
+
+/// How long a server without an engine stays: open requests hear what happened, probes see red.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Returns some time after the engine has ended by itself: nothing can be served any more.
+async fn engine_end(engine: &EngineHandle) {
+    while engine.is_alive() {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    tracing::error!("the engine has ended; this process follows in {} s", LAST_WORDS.as_secs());
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 /// What the HTTP layer needs of the configuration.

@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The machine, seen through `/proc` and `/sys`.
+/// The machine, seen through `/proc` and `/sys`, and whether a GPU will compute.
 #[derive(Clone, Debug)]
 pub struct Machine {
     root: PathBuf,
+    gpu: bool,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { root: PathBuf::from("/") }
+        Self::at("/")
     }
 }
 
@@ -30,7 +31,17 @@ const V1: MemoryFiles =
 impl Machine {
     /// A machine whose files lie under `root` in place of `/`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), gpu: false }
+    }
+
+    /// The same machine with or without a GPU: it computes much larger steps.
+    pub fn with_gpu(self, gpu: bool) -> Self {
+        Self { gpu, ..self }
+    }
+
+    /// Whether a GPU will compute.
+    pub fn has_gpu(&self) -> bool {
+        self.gpu
     }
 
     /// Physical cores this process may run on, after affinity and CPU quota; at least 1.

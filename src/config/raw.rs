@@ -190,13 +190,13 @@ pub struct RawConfig {
     /// Longest prompt plus output, in tokens [default: the model's limit]
     #[arg(long, value_name = "TOKENS")]
     pub max_model_len: Option<usize>,
-    /// Sequences that run at once [default: 64]
+    /// Sequences that run at once [default: 64, on a GPU 256]
     #[arg(long, value_name = "N")]
     pub max_num_seqs: Option<usize>,
-    /// Tokens computed in one step, prefill and decode together [default: 512]
+    /// Tokens computed in one step, prefill and decode together [default: 512, on a GPU 2048]
     #[arg(long, value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
-    /// Prompt tokens that may wait; beyond it clients get 429 with Retry-After [default: 131072]
+    /// Prompt tokens that may wait; beyond it clients get 429 with Retry-After [default: 131072, on a GPU 1048576]
     #[arg(long, value_name = "TOKENS")]
     pub max_queued_tokens: Option<usize>,
     /// Budget of the KV cache: a size like 2GiB, or auto (25 % of available memory, at most 4GiB; on a GPU what gpu-memory-utilization leaves) [default: auto]

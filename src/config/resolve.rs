@@ -16,6 +16,17 @@ const AUTO_KV_CAP: u64 = 4096 * MIB;
 const MIN_KV_BYTES: u64 = 16 * MIB;
 const DEFAULT_BODY_BYTES: u64 = 4 * MIB;
 
+/// Sizes that depend on what computes.
+struct Scale {
+    max_num_seqs: usize,
+    max_batch_tokens: usize,
+    max_queued_tokens: usize,
+}
+
+const CPU: Scale = Scale { max_num_seqs: 64, max_batch_tokens: 512, max_queued_tokens: 128 << 10 };
+/// A step of 2,048 rows keeps a GPU's matrix units busy, and ends soon enough for those who wait for their next token.
+const GPU: Scale = Scale { max_num_seqs: 256, max_batch_tokens: 2048, max_queued_tokens: 1 << 20 };
+
 impl Config {
     /// Resolves `flags` over `file` over the defaults on this `machine`.
     ///
@@ -50,11 +61,13 @@ fn engine(raw: &RawConfig, machine: &Machine) -> Result<EngineConfig, ConfigErro
         let least = ByteSize(MIN_KV_BYTES);
         return Err(invalid("kv-cache-memory", format!("{kv_cache_bytes} bytes is too little; give at least {least}")));
     }
+    let scale = if machine.has_gpu() { GPU } else { CPU };
+    let or = |wanted: Option<usize>, default: usize| wanted.unwrap_or(default);
     Ok(EngineConfig {
         max_model_len: raw.max_model_len.map(|n| within("max-model-len", n, 2, 16 << 20)).transpose()?,
-        max_num_seqs: within("max-num-seqs", raw.max_num_seqs.unwrap_or(64), 1, 4096)?,
-        max_batch_tokens: within("max-batch-tokens", raw.max_batch_tokens.unwrap_or(512), 1, 1 << 20)?,
-        max_queued_tokens: within("max-queued-tokens", raw.max_queued_tokens.unwrap_or(131_072), 1, 1 << 40)?,
+        max_num_seqs: within("max-num-seqs", or(raw.max_num_seqs, scale.max_num_seqs), 1, 4096)?,
+        max_batch_tokens: within("max-batch-tokens", or(raw.max_batch_tokens, scale.max_batch_tokens), 1, 1 << 20)?,
+        max_queued_tokens: within("max-queued-tokens", or(raw.max_queued_tokens, scale.max_queued_tokens), 1, 1 << 40)?,
         device: raw.device.unwrap_or(DeviceChoice::Auto),
         deterministic: raw.deterministic.unwrap_or(false),
         kv_cache_bytes,
@@ -202,6 +215,16 @@ mod tests {
         assert_eq!(config.engine.max_batch_tokens, 512);
         let origin = |key: &str| config.settings.iter().find(|s| s.key == key).unwrap().origin;
         assert_eq!((origin("port"), origin("max-num-seqs"), origin("threads")), ("flag", "file", "default"));
+    }
+
+    #[test]
+    fn a_gpu_takes_larger_steps_unless_told() {
+        let machine = Machine::default().with_gpu(true);
+        let on_gpu = |raw: RawConfig| Config::resolve(&raw, &RawConfig::default(), &machine).unwrap().engine;
+        let sizes = |e: EngineConfig| (e.max_num_seqs, e.max_batch_tokens, e.max_queued_tokens);
+        assert_eq!(sizes(on_gpu(RawConfig::default())), (256, 2048, 1 << 20));
+        assert_eq!(sizes(on_gpu(flags(|r| r.max_batch_tokens = Some(99)))), (256, 99, 1 << 20));
+        assert_eq!(sizes(resolve(RawConfig::default(), RawConfig::default()).unwrap().engine), (64, 512, 128 << 10));
     }
 
     #[test]

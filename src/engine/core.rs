@@ -29,6 +29,7 @@ pub struct Engine<R: Runner> {
     end: EngineEnd,
     telemetry: Option<Arc<Telemetry>>,
     reported_preemptions: u64,
+    reported_allocations: u64,
 }
 
 struct Launched {
@@ -55,6 +56,7 @@ impl<R: Runner> Engine<R> {
             end,
             telemetry,
             reported_preemptions: 0,
+            reported_allocations: 0,
         }
     }
 
@@ -226,6 +228,9 @@ impl<R: Runner> Engine<R> {
         });
         telemetry.preempted(now.preemptions - self.reported_preemptions);
         self.reported_preemptions = now.preemptions;
+        let allocations = self.runner.late_allocations();
+        telemetry.allocated_late(allocations - self.reported_allocations);
+        self.reported_allocations = allocations;
     }
 }
 

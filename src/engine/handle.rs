@@ -206,7 +206,8 @@ impl EngineHandle {
         !self.shared.stats.busy.load(Ordering::Relaxed) || self.shared.started.elapsed().saturating_sub(beat) < stall
     }
 
-    fn is_alive(&self) -> bool {
+    /// False once the engine thread has ended.
+    pub fn is_alive(&self) -> bool {
         self.shared.alive.load(Ordering::Acquire)
     }
 

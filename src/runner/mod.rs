@@ -57,4 +57,9 @@ pub trait Runner: Send {
     /// # Errors
     /// [`RunnerError`] when that batch failed; it counts as collected.
     fn collect(&mut self) -> Result<Collected<'_>, RunnerError>;
+
+    /// Allocations of device memory since the runner was made: none, if all is right.
+    fn late_allocations(&self) -> u64 {
+        0
+    }
 }

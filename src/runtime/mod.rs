@@ -2,10 +2,11 @@
 //!
 //! # Layout
 //! - `sizes`: context, cache groups and blocks, from headers and settings alone
-//! - `gpu`: which GPU, how much of its memory for what, a model on it
+//! - `gpu`: which GPU, a model on it; `gpu_memory`: how much of its memory for what
 //! - `phases`: what start-up takes
 
 mod gpu;
+mod gpu_memory;
 mod phases;
 mod sizes;
 
@@ -23,6 +24,8 @@ use sconce_models::config::{SpecOptions, model_spec};
 use sconce_models::error::ModelError;
 use sconce_models::spec::ModelSpec;
 
+pub use gpu::{card, finds_gpu};
+pub use gpu_memory::{GpuPlan, RESERVE_BYTES};
 pub use phases::{Phase, Phases};
 pub use sizes::Sizes;
 
@@ -127,14 +130,15 @@ pub fn start(
     telemetry: Option<Arc<Telemetry>>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Runtime, StartError> {
-    let assembly = Assembly { path, config, text_options, telemetry };
+    #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "only a GPU takes time to open"))]
+    let mut assembly = Assembly { path, config, text_options, telemetry, phases: Phases::default() };
     #[cfg(feature = "cuda")]
-    if let Some(device) = gpu::open(config.device)? {
+    if let Some(device) = assembly.phases.time("open the GPU", || gpu::open(config.device))? {
         return assembly.start_on(device, progress);
     }
     #[cfg(not(feature = "cuda"))]
     gpu::refuse(config.device)?;
-    assembly.start(progress, |checkpoint, spec, progress| load_on_cpu(checkpoint, spec, config, progress))
+    assembly.start(progress, |checkpoint, spec, made| load_on_cpu(checkpoint, spec, config, made))
 }
 
 /// Loads the checkpoint at `path` onto a GPU and starts its engine there.
@@ -148,7 +152,7 @@ pub fn start_on<D: GpuDevice + 'static>(
     text_options: &TextOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Runtime, StartError> {
-    Assembly { path, config, text_options, telemetry: None }.start_on(device, progress)
+    Assembly { path, config, text_options, telemetry: None, phases: Phases::default() }.start_on(device, progress)
 }
 
 type Progress<'a> = &'a mut dyn FnMut(usize, usize);
@@ -169,20 +173,21 @@ struct Assembly<'a> {
     config: &'a EngineConfig,
     text_options: &'a TextOptions,
     telemetry: Option<Arc<Telemetry>>,
+    phases: Phases,
 }
 
 impl Assembly<'_> {
     fn start_on<D: GpuDevice + 'static>(self, device: D, progress: Progress<'_>) -> Result<Runtime, StartError> {
         let config = self.config;
-        self.start(progress, |checkpoint, spec, progress| gpu::load(device, checkpoint, spec, config, progress))
+        self.start(progress, |checkpoint, spec, made| gpu::load(device, checkpoint, spec, config, made))
     }
 
     fn start<R: Runner + 'static>(
         self,
         progress: Progress<'_>,
-        load: impl FnOnce(&Checkpoint, ModelSpec, Progress<'_>) -> Result<Loaded<R>, StartError>,
+        load: impl FnOnce(&Checkpoint, ModelSpec, (Progress<'_>, &mut Phases)) -> Result<Loaded<R>, StartError>,
     ) -> Result<Runtime, StartError> {
-        let mut phases = Phases::default();
+        let mut phases = self.phases;
         let checkpoint = phases.time("open checkpoint", || Checkpoint::open(self.path))?;
         checkpoint.advise_load();
         let spec = model_spec(&checkpoint, &SpecOptions { max_model_len: self.config.max_model_len })?;
@@ -192,7 +197,7 @@ impl Assembly<'_> {
                 let start = std::time::Instant::now();
                 (TextModel::load(&checkpoint, self.text_options), start.elapsed())
             });
-            let loaded = phases.time("weights", || load(&checkpoint, spec, progress));
+            let loaded = load(&checkpoint, spec, (progress, &mut phases));
             (text.join(), loaded)
         });
         let Loaded { runner, spec, sizes, device, weight_bytes, kv_bytes } = loaded?;
@@ -209,7 +214,7 @@ fn load_on_cpu(
     checkpoint: &Checkpoint,
     spec: ModelSpec,
     config: &EngineConfig,
-    progress: Progress<'_>,
+    (progress, phases): (Progress<'_>, &mut Phases),
 ) -> Result<Loaded<CpuRunner>, StartError> {
     let sizes = Sizes::resolve(&spec, config)?;
     let mut cpu = Cpu::new(config.threads);
@@ -220,7 +225,8 @@ fn load_on_cpu(
     let device = format!("CPU, {} threads, {:?}", config.threads, cpu.isa);
     let arena = KvArena::new(sizes.geometry.clone(), sizes.num_superpages)?;
     let mut backend = CpuBackend::new(cpu, arena);
-    let model = sconce_models::load::load(checkpoint, spec, sizes.layout.clone(), &mut backend, progress)?;
+    let load = || sconce_models::load::load(checkpoint, spec, sizes.layout.clone(), &mut backend, progress);
+    let model = phases.time("weights", load)?;
     let (weight_bytes, kv_bytes) = (model.weight_bytes(&backend), backend.arena().bytes());
     let spec = model.spec().clone();
     Ok(Loaded { runner: CpuRunner::new(backend, model), spec, sizes, device, weight_bytes, kv_bytes })

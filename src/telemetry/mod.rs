@@ -149,6 +149,7 @@ pub struct Telemetry {
     prompt_tokens: Counters,
     generation_tokens: Counters,
     preemptions: Counters,
+    late_allocations: Counters,
     request_success: Counters,
     received: Counters,
     outcomes: Counters,
@@ -194,6 +195,7 @@ impl Telemetry {
             prompt_tokens: r.counters(&table::PROMPT_TOKENS),
             generation_tokens: r.counters(&table::GENERATION_TOKENS),
             preemptions: r.counters(&table::PREEMPTIONS),
+            late_allocations: r.counters(&table::LATE_ALLOCATIONS),
             request_success: r.counters(&table::REQUEST_SUCCESS),
             received: r.counters(&table::RECEIVED),
             outcomes: r.counters(&table::OUTCOMES),
@@ -258,6 +260,11 @@ impl Telemetry {
     /// `n` sequences were preempted.
     pub fn preempted(&self, n: u64) {
         self.preemptions.add(0, n);
+    }
+
+    /// Device memory was allocated `n` times while requests ran.
+    pub fn allocated_late(&self, n: u64) {
+        self.late_allocations.add(0, n);
     }
 
     /// Computation of a prompt began: `prompt` tokens, `cached` of them from the prefix cache.

@@ -154,6 +154,11 @@ pub(super) const BUILD_INFO: Metric =
 pub(super) const DEVICE_INFO: Metric = row("sconce_device_info", Kind::Gauge, "What computes, as a label; always 1");
 pub(super) const DEVICE_MEMORY: Metric =
     row("sconce_device_memory_bytes", Kind::Gauge, "Bytes that weights and KV cache take, reserved ones included");
+pub(super) const LATE_ALLOCATIONS: Metric = row(
+    "sconce_device_late_allocations_total",
+    Kind::Counter,
+    "Allocations of device memory after the start; 0 if all is right",
+);
 pub(super) const STARTUP: Metric = row("sconce_startup_seconds", Kind::Gauge, "Duration of a phase of the start-up");
 pub(super) const RECEIVED: Metric = row(
     "sconce_requests_received_total",
@@ -203,6 +208,7 @@ pub(super) const ALL: &[Metric] = &[
     BUILD_INFO,
     DEVICE_INFO,
     DEVICE_MEMORY,
+    LATE_ALLOCATIONS,
     STARTUP,
     RECEIVED,
     OUTCOMES,

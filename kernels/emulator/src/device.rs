@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
-use sconce_kernels::gpu::device::{DeviceInfo, Download, GpuDevice, GpuError, GraphId};
+use sconce_kernels::gpu::device::{DeviceInfo, Download, Fill, GpuDevice, GpuError, GraphId};
 use sconce_kernels::gpu::gemm::Gemm;
 use sconce_kernels::gpu::launch::{DevicePtr, HalfType, Launch};
 
@@ -52,6 +52,7 @@ pub struct EmulatedDevice {
     downloads: Vec<Vec<u8>>,
     staging: (usize, usize),
     num_allocs: Arc<AtomicU64>,
+    allocated: Arc<AtomicU64>,
 }
 
 // SAFETY: the buffers' addresses belong to this device alone, and the emulator runs on whichever one thread calls it.
@@ -79,12 +80,18 @@ impl EmulatedDevice {
             downloads: Vec::new(),
             staging: (0, 0),
             num_allocs: Arc::default(),
+            allocated: Arc::default(),
         }
     }
 
     /// Leaves out some of the orders in which threads and blocks run.
     pub fn skip_orders(&mut self, count: u64) {
         self.emulator.seed += count;
+    }
+
+    /// The bytes taken, likewise.
+    pub fn allocated(&self) -> Arc<AtomicU64> {
+        self.allocated.clone()
     }
 
     /// What was issued since the last call.
@@ -137,6 +144,7 @@ impl GpuDevice for EmulatedDevice {
             return Err(GpuError::OutOfMemory { what, bytes, free });
         }
         self.num_allocs.fetch_add(1, Ordering::Relaxed);
+        self.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
         self.issued.push(Issued::Alloc(bytes));
         let buffer = self.emulator.alloc::<u8>(bytes);
         let at = buffer.ptr();
@@ -148,11 +156,16 @@ impl GpuDevice for EmulatedDevice {
         self.num_allocs.clone()
     }
 
-    fn write(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<(), GpuError> {
-        self.check(to, bytes.len());
-        self.issued.push(Issued::Write(bytes.len()));
-        // SAFETY: the range lies in memory of this device, which nobody else touches now.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address(to), bytes.len()) };
+    fn write_with(&mut self, to: DevicePtr, bytes: usize, unit: usize, fill: Fill<'_>) -> Result<(), GpuError> {
+        self.check(to, bytes);
+        self.issued.push(Issued::Write(bytes));
+        // Several pieces, however few the bytes are: offsets count.
+        let piece = bytes.div_ceil(3).next_multiple_of(unit);
+        for first in (0..bytes).step_by(piece.max(1)) {
+            let length = piece.min(bytes - first);
+            // SAFETY: the range lies in memory of this device, which nobody else touches now; any byte is a value.
+            fill(first, unsafe { std::slice::from_raw_parts_mut(address(to.byte_add(first)), length) })?;
+        }
         Ok(())
     }
 

@@ -92,6 +92,9 @@ pub struct GraphId(pub usize);
 #[must_use]
 pub struct Download(pub usize);
 
+/// Makes the bytes that begin at an offset.
+pub type Fill<'a> = &'a (dyn Fn(usize, &mut [u8]) -> Result<(), GpuError> + Sync);
+
 /// A device with one stream. Operations are issued in order; errors may show at a later call.
 pub trait GpuDevice: Send {
     /// The card.
@@ -117,11 +120,24 @@ pub trait GpuDevice: Send {
         self.alloc_counter().load(Ordering::Relaxed)
     }
 
-    /// Copies to the device and waits: for start-up.
+    /// Copies to the device what `fill` makes, for start-up. It is called, from several threads, with the offset of a piece
+    /// and room for it; pieces begin at multiples of `unit` bytes. Returns when all is made; copies may be under way still,
+    /// in the order of the stream.
+    ///
+    /// # Errors
+    /// When the device or `fill` fails.
+    fn write_with(&mut self, to: DevicePtr, bytes: usize, unit: usize, fill: Fill<'_>) -> Result<(), GpuError>;
+
+    /// Copies to the device, for start-up; `bytes` has been read when this returns.
     ///
     /// # Errors
     /// When the device fails.
-    fn write(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<(), GpuError>;
+    fn write(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<(), GpuError> {
+        self.write_with(to, bytes.len(), 1, &|at, piece| {
+            piece.copy_from_slice(&bytes[at..at + piece.len()]);
+            Ok(())
+        })
+    }
 
     /// Copies from the device and waits: for tests and checks.
     ///

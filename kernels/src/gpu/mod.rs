@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - `launch`, `gemm`: a kernel launch and a matrix product as values
-//! - `device`: what executes them: memory, copies, graphs, errors
+//! - `device`: what executes them: memory, copies, graphs, errors; `counting`: one that only counts; `fill`: bytes on their
+//!   way to it
 //! - `modules`, `cuda`: the compiled kernels and the card as such a device, with the feature `cuda`
 //! - `backend`: the model's graph as launches and products; `step`, `weights`, `product`, `pod`: its metadata, matrices,
 //!   the choice of a kernel for a product, records
@@ -16,10 +17,12 @@ pub mod activation;
 pub mod attention;
 pub mod backend;
 pub mod blocks;
+pub mod counting;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
 pub mod embed;
+pub mod fill;
 pub mod gemm;
 pub mod gemv;
 pub mod launch;

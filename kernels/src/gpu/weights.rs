@@ -13,9 +13,6 @@ use crate::linear::MatrixView;
 /// Rows of logits are padded to a multiple of this, so that they are whole cache lines.
 pub const ROW_PAD: usize = 16;
 
-/// Bytes of values converted or packed at a time.
-const PIECE_BYTES: usize = 8 << 20;
-
 /// Rows of one format in a matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct GpuPart {
@@ -137,7 +134,9 @@ pub fn upload_linear<D: GpuDevice>(
         Some(values) => {
             KernelError::check("bias", out_features, values.len())?;
             let at = device.alloc(out_features * 2, "biases")?;
-            device.write(at, &to_half(half, values))?;
+            let mut bytes = vec![0; out_features * 2];
+            put_half(half, values, &mut bytes);
+            device.write(at, &bytes)?;
             at
         }
     };
@@ -190,37 +189,41 @@ fn upload_view<D: GpuDevice>(
     if view.ty == same {
         return Ok(device.write(at, view.data)?);
     }
-    let rows_a_piece = (PIECE_BYTES / row_bytes).max(1);
-    let mut values = Vec::new();
-    for (index, piece) in view.data.chunks(rows_a_piece * row_bytes).enumerate() {
-        values.resize(piece.len() / row_bytes * view.cols, 0.0);
-        dequantize(view.ty, piece, &mut values)?;
-        device.write(at.byte_add(index * rows_a_piece * view.cols * 2), &to_half(half, &values))?;
-    }
-    Ok(())
+    let out_bytes = view.cols * 2;
+    let convert = |at: usize, piece: &mut [u8]| {
+        let rows = at / out_bytes..(at + piece.len()) / out_bytes;
+        let mut values = vec![0.0; view.cols];
+        for (row, out) in rows.zip(piece.chunks_exact_mut(out_bytes)) {
+            dequantize(view.ty, &view.data[row * row_bytes..][..row_bytes], &mut values).map_err(operand)?;
+            put_half(half, &values, out);
+        }
+        Ok(())
+    };
+    Ok(device.write_with(at, view.rows * out_bytes, out_bytes, &convert)?)
 }
 
 fn upload_packed<D: GpuDevice>(device: &mut D, view: &MatrixView<'_>, first: usize) -> Result<GpuPart, KernelError> {
     let layout = QuantLayout::new(view.ty, view.rows, view.cols)?;
     let start = device.alloc(layout.bytes(), "weights")?;
-    let tiles_a_piece = (PIECE_BYTES / layout.tile_bytes()).max(1);
-    let mut packed = Vec::new();
-    let mut tile = 0;
-    while tile < layout.tiles() {
-        let end = (tile + tiles_a_piece).min(layout.tiles());
-        packed.resize((end - tile) * layout.tile_bytes(), 0);
-        layout.pack(view.data, tile..end, &mut packed)?;
-        device.write(start.byte_add(tile * layout.tile_bytes()), &packed)?;
-        tile = end;
-    }
+    let tile = layout.tile_bytes();
+    let pack = |at: usize, piece: &mut [u8]| {
+        layout.pack(view.data, at / tile..(at + piece.len()) / tile, piece).map_err(operand)
+    };
+    device.write_with(start, layout.bytes(), tile, &pack)?;
     Ok(GpuPart { packed: Some(layout), at: start, first, rows: view.rows })
 }
 
-/// Values rounded to the device's type; what passes f16's range saturates, as keys and values do.
-fn to_half(half: HalfType, values: &[f32]) -> Vec<u8> {
+fn operand(error: KernelError) -> GpuError {
+    GpuError::Operand(error.to_string())
+}
+
+/// Rounds values to the device's type; what passes f16's range saturates, as keys and values do.
+fn put_half(half: HalfType, values: &[f32], out: &mut [u8]) {
     let max = f16::MAX.to_f32();
-    match half {
-        HalfType::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-        HalfType::F16 => values.iter().flat_map(|&v| f16::from_f32(v.clamp(-max, max)).to_le_bytes()).collect(),
+    for (&value, out) in values.iter().zip(out.chunks_exact_mut(2)) {
+        out.copy_from_slice(&match half {
+            HalfType::Bf16 => bf16::from_f32(value).to_le_bytes(),
+            HalfType::F16 => f16::from_f32(value.clamp(-max, max)).to_le_bytes(),
+        });
     }
 }

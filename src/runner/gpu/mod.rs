@@ -8,6 +8,8 @@ mod sampling;
 mod slots;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sconce_kernels::backend::StepInput;
 use sconce_kernels::error::KernelError;
@@ -17,7 +19,7 @@ use sconce_kernels::gpu::weights::ROW_PAD;
 use sconce_models::model::Model;
 
 use self::graphs::{Graphs, Way};
-use self::sampling::{DeviceSampler, Plan};
+use self::sampling::{DeviceSampler, Plan, SamplerSizes};
 use self::slots::Slots;
 use super::flat::Flat;
 use super::{Collected, Runner, RunnerError, Sequences};
@@ -46,7 +48,11 @@ impl GpuLimits {
 
     /// Bytes that sampling adds to a step's metadata.
     pub fn extra_bytes(&self) -> usize {
-        DeviceSampler::tables_bytes(self.max_num_seqs, self.max_logit_rows, self.max_model_len)
+        self.sampler().tables_bytes(self.max_model_len)
+    }
+
+    fn sampler(&self) -> SamplerSizes {
+        SamplerSizes { slots: self.num_slots(), rows: self.max_num_seqs, scores: self.max_logit_rows }
     }
 }
 
@@ -69,6 +75,9 @@ pub struct GpuRunner<D: GpuDevice> {
     flat: Flat,
     in_flight: VecDeque<InFlight>,
     limits: GpuLimits,
+    allocs: Arc<AtomicU64>,
+    /// Allocations made before the first step.
+    first_allocs: u64,
 }
 
 impl<D: GpuDevice> GpuRunner<D> {
@@ -82,19 +91,21 @@ impl<D: GpuDevice> GpuRunner<D> {
         limits: GpuLimits,
     ) -> Result<Self, KernelError> {
         let vocab = model.spec().vocab_size;
-        let (num_slots, max_scores) = (limits.num_slots(), limits.max_logit_rows);
         model.reserve(&mut backend, limits.max_batch_tokens, limits.max_logit_rows)?;
         let stride = vocab.next_multiple_of(ROW_PAD);
-        let sampler = DeviceSampler::new(backend.device(), vocab, stride, (num_slots, max_scores))?;
-        let (upload, download) = (backend.meta_capacity(), DeviceSampler::download_bytes(num_slots, max_scores));
+        let sampler = DeviceSampler::new(backend.device(), vocab, stride, limits.sampler())?;
+        let (upload, download) = (backend.meta_capacity(), limits.sampler().result_bytes());
         backend.device().reserve_staging(upload, download)?;
         tune(&mut backend, &mut model, &limits)?;
+        let allocs = backend.device().alloc_counter();
         Ok(Self {
+            first_allocs: allocs.load(Ordering::Relaxed),
+            allocs,
             backend,
             model,
             sampler,
             graphs: Graphs::new(limits.graphs, limits.max_num_seqs),
-            slots: Slots::new(num_slots),
+            slots: Slots::new(limits.num_slots()),
             row_slots: Vec::new(),
             flat: Flat::default(),
             in_flight: VecDeque::new(),
@@ -237,7 +248,11 @@ impl<D: GpuDevice> Runner for GpuRunner<D> {
             return Err(RunnerError { message: "nothing was launched".into(), fatal: true });
         };
         let bytes = self.backend.device().end_download(download).map_err(|e: GpuError| failed(&e.into()))?;
-        let output = plan.output(step, bytes, self.limits.num_slots());
+        let output = plan.output(step, bytes, self.limits.sampler());
         output.map(Collected::Sampled).map_err(|message| RunnerError { message, fatal: true })
+    }
+
+    fn late_allocations(&self) -> u64 {
+        self.allocs.load(Ordering::Relaxed) - self.first_allocs
     }
 }

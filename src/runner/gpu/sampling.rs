@@ -14,11 +14,25 @@ use sconce_kernels::sampling::LogProbs;
 use crate::sampler::{self, SampleError};
 use crate::types::{BatchRow, SampledToken, SeqId, Sequence, StepOutput, TokenLogprobs, TopLogprob};
 
-/// Device memory of the sampler, for at most `max_seqs` sampling rows and `max_scores` rows with log-probabilities.
+/// What a sampler has room for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SamplerSizes {
+    /// Sequences that it remembers something of.
+    pub(super) slots: usize,
+    /// Rows of a step that sample.
+    pub(super) rows: usize,
+    /// Rows of a step whose log-probabilities are wanted.
+    pub(super) scores: usize,
+}
+
+/// Device memory of the sampler.
 #[derive(Debug)]
 struct Memory {
+    /// Copies of logits that are edited, `[rows, stride]`.
     raw: DevicePtr,
+    /// `[slots, stride]`
     counts: DevicePtr,
+    /// `[slots, RING]`
     rings: DevicePtr,
     /// [`SampleResult`] a row, then [`ScoreRecord`] a row.
     results: DevicePtr,
@@ -32,8 +46,7 @@ pub(super) struct DeviceSampler {
     memory: Memory,
     vocab: usize,
     stride: usize,
-    max_seqs: usize,
-    max_scores: usize,
+    sizes: SamplerSizes,
     table: SampleTable,
     scores: Vec<ScoreRow>,
     histories: Vec<HistoryRow>,
@@ -88,29 +101,28 @@ impl DeviceSampler {
         device: &mut D,
         vocab: usize,
         stride: usize,
-        (max_seqs, max_scores): (usize, usize),
+        sizes: SamplerSizes,
     ) -> Result<Self, GpuError> {
-        let count_bytes = max_seqs * stride * 2;
-        let workspace_bytes = SampleWorkspace::bytes(max_seqs, LIST_CAPACITY);
-        let score_bytes = Logprobs::workspace_bytes(max_scores, vocab);
+        let count_bytes = sizes.slots * stride * 2;
+        let workspace_bytes = SampleWorkspace::bytes(sizes.rows, LIST_CAPACITY);
+        let score_bytes = Logprobs::workspace_bytes(sizes.scores, vocab);
         let memory = Memory {
-            raw: device.alloc(max_seqs * stride * 4, "copies of logits")?,
+            raw: device.alloc(sizes.rows * stride * 4, "copies of logits")?,
             counts: device.alloc(count_bytes, "penalty counts")?,
-            rings: device.alloc(max_seqs * RING * 4, "latest tokens")?,
-            results: device.alloc(results_bytes(max_seqs, max_scores), "sampled tokens")?,
+            rings: device.alloc(sizes.slots * RING * 4, "latest tokens")?,
+            results: device.alloc(sizes.result_bytes(), "sampled tokens")?,
             workspace: device.alloc(workspace_bytes, "sampling")?,
             score_workspace: device.alloc(score_bytes, "log-probabilities")?,
         };
         device.fill(memory.counts, 0, count_bytes)?;
-        device.fill(memory.rings, 0, max_seqs * RING * 4)?;
+        device.fill(memory.rings, 0, sizes.slots * RING * 4)?;
         device.fill(memory.workspace, 0, workspace_bytes)?;
         device.fill(memory.score_workspace, 0, score_bytes)?;
         Ok(Self {
             memory,
             vocab,
             stride,
-            max_seqs,
-            max_scores,
+            sizes,
             table: SampleTable::default(),
             scores: Vec::new(),
             histories: Vec::new(),
@@ -263,7 +275,7 @@ impl DeviceSampler {
             allowed_stride: 0,
             next_token,
             results,
-            workspace: SampleWorkspace { at: workspace, rows: self.max_seqs, list_capacity: LIST_CAPACITY },
+            workspace: SampleWorkspace { at: workspace, rows: self.sizes.rows, list_capacity: LIST_CAPACITY },
         };
         let (num_rows, needs) = (self.table.rows().len(), self.table.needs());
         if num_rows > 0 {
@@ -282,26 +294,15 @@ impl DeviceSampler {
                 rows: at(tables.scores),
                 raw,
                 results,
-                records: results.byte_add(records_offset(self.max_seqs)),
+                records: results.byte_add(self.sizes.records_offset()),
                 workspace: score_workspace,
-                max_rows: self.max_scores,
+                max_rows: self.sizes.scores,
             };
             device.launch(&scores.launch(self.scores.len()))?;
         }
-        let bytes = records_offset(self.max_seqs) + self.scores.len() * size_of::<ScoreRecord>();
+        let bytes = self.sizes.records_offset() + self.scores.len() * size_of::<ScoreRecord>();
         let download = device.begin_download(results, bytes)?;
         Ok((std::mem::take(&mut self.plan), download))
-    }
-
-    /// Bytes that a step's results have at most.
-    pub(super) fn download_bytes(max_seqs: usize, max_scores: usize) -> usize {
-        results_bytes(max_seqs, max_scores)
-    }
-
-    /// Bytes that a step's tables have at most, lists of biases and words aside.
-    pub(super) fn tables_bytes(max_seqs: usize, max_scores: usize, max_model_len: usize) -> usize {
-        // Rows of 92, 20 and 24 bytes; the lists of a row; the tokens of sequences that get a slot.
-        max_seqs * (128 + SIDE_BYTES) + max_scores * 32 + max_model_len * 4 * MAX_HISTORIES + 256
     }
 
     /// Whether the histories of this step must go ahead before another is added: the metadata has room for so many of
@@ -317,12 +318,22 @@ const MAX_HISTORIES: usize = 16;
 /// Bytes of biases, masked tokens and bad words that a row may bring: what `http` lets through.
 const SIDE_BYTES: usize = 80 << 10;
 
-fn records_offset(max_seqs: usize) -> usize {
-    (max_seqs * size_of::<SampleResult>()).next_multiple_of(16)
-}
+impl SamplerSizes {
+    /// Where the [`ScoreRecord`]s of a step's results begin.
+    fn records_offset(&self) -> usize {
+        (self.rows * size_of::<SampleResult>()).next_multiple_of(16)
+    }
 
-fn results_bytes(max_seqs: usize, max_scores: usize) -> usize {
-    records_offset(max_seqs) + max_scores * size_of::<ScoreRecord>()
+    /// Bytes that a step's results have at most.
+    pub(super) fn result_bytes(&self) -> usize {
+        self.records_offset() + self.scores * size_of::<ScoreRecord>()
+    }
+
+    /// Bytes that a step's tables have at most.
+    pub(super) fn tables_bytes(&self, max_model_len: usize) -> usize {
+        // Rows of 92, 20 and 24 bytes; the lists of a row; the tokens of sequences that get a slot.
+        self.rows * (128 + SIDE_BYTES) + self.scores * 32 + max_model_len * 4 * MAX_HISTORIES + 256
+    }
 }
 
 impl Plan {
@@ -330,17 +341,17 @@ impl Plan {
     ///
     /// # Errors
     /// When they are too few: a bug of the device.
-    pub(super) fn output(&self, step: u64, bytes: &[u8], max_seqs: usize) -> Result<StepOutput, String> {
+    pub(super) fn output(&self, step: u64, bytes: &[u8], sizes: SamplerSizes) -> Result<StepOutput, String> {
         let mut output = StepOutput { step, ..StepOutput::default() };
         for (seq, drawn) in &self.sampled {
             let (token, logprobs) = match drawn {
-                Ok(drawn) => token(*drawn, bytes, max_seqs)?,
+                Ok(drawn) => token(*drawn, bytes, sizes)?,
                 Err(error) => (Err(error.clone()), None),
             };
             output.sampled.push(SampledToken { seq: *seq, token, logprobs });
         }
         for scored in &self.prompts {
-            let entries = (scored.score..scored.score + scored.len).map(|index| score(index, bytes, max_seqs));
+            let entries = (scored.score..scored.score + scored.len).map(|index| score(index, bytes, sizes));
             output.prompt_logprobs.push((scored.seq, scored.first, entries.collect::<Result<_, _>>()?));
         }
         Ok(output)
@@ -349,17 +360,17 @@ impl Plan {
 
 type Token = (Result<u32, String>, Option<TokenLogprobs>);
 
-fn token(drawn: Drawn, bytes: &[u8], max_seqs: usize) -> Result<Token, String> {
+fn token(drawn: Drawn, bytes: &[u8], sizes: SamplerSizes) -> Result<Token, String> {
     let result: SampleResult = record(bytes, drawn.result).ok_or("the device gave no result")?;
     Ok(match result.status {
-        DRAWN => (Ok(result.token), drawn.score.map(|index| score(index, bytes, max_seqs)).transpose()?),
+        DRAWN => (Ok(result.token), drawn.score.map(|index| score(index, bytes, sizes)).transpose()?),
         NOT_FINITE => (Err(SampleError::NotFinite.to_string()), None),
         _ => (Err(SampleError::NothingLeft.to_string()), None),
     })
 }
 
-fn score(index: usize, bytes: &[u8], max_seqs: usize) -> Result<TokenLogprobs, String> {
-    let records = bytes.get(records_offset(max_seqs)..).unwrap_or_default();
+fn score(index: usize, bytes: &[u8], sizes: SamplerSizes) -> Result<TokenLogprobs, String> {
+    let records = bytes.get(sizes.records_offset()..).unwrap_or_default();
     let found: ScoreRecord = record(records, index).ok_or("the device gave no log-probabilities")?;
     let LogProbs { logprob, rank, top } = found.log_probs();
     let top = top.into_iter().map(|(token, logprob)| TopLogprob { token, logprob }).collect();

@@ -142,11 +142,11 @@ impl<D: GpuDevice> Backend for GpuBackend<D> {
         self.rms_norm_to(x, weight, params, (out.at, target, step.logit_rows.len()))
     }
 
-    fn reserve_for(&mut self, w: &GpuLinear) -> Result<(), KernelError> {
-        let bytes = w.out_features * w.in_features * 2;
-        if w.is_packed() && bytes > self.products.workspace_bytes && !self.sizes.deterministic {
-            self.products.workspace = self.device.alloc(bytes, "an expanded matrix")?;
-            self.products.workspace_bytes = bytes;
+    fn reserve_for<'a>(&mut self, linears: impl Iterator<Item = &'a GpuLinear>) -> Result<(), KernelError> {
+        let expanded = linears.filter(|w| w.is_packed()).map(|w| w.out_features * w.in_features * 2).max().unwrap_or(0);
+        if expanded > self.products.workspace_bytes && !self.sizes.deterministic {
+            self.products.workspace = self.device.alloc(expanded, "an expanded matrix")?;
+            self.products.workspace_bytes = expanded;
         }
         Ok(())
     }

@@ -30,31 +30,7 @@ pub(super) struct Context {
 impl Context {
     /// Takes a card. The driver's library is open already.
     pub(super) fn open(ordinal: usize) -> Result<(Self, DeviceInfo), GpuError> {
-        driver_version()?;
-        // SAFETY: may be called any number of times, from any thread.
-        match unsafe { sys::cuInit(0) } {
-            CUresult::CUDA_SUCCESS => {}
-            CUresult::CUDA_ERROR_NO_DEVICE => {
-                return Err(GpuError::Unusable(
-                    "no NVIDIA GPU is visible (cuInit: CUDA_ERROR_NO_DEVICE); look at nvidia-smi and \
-                     CUDA_VISIBLE_DEVICES, or use --device cpu"
-                        .to_owned(),
-                ));
-            }
-            other => {
-                return Err(GpuError::Unusable(format!(
-                    "the NVIDIA driver doesn't start (cuInit: {other:?}); look at nvidia-smi, or use --device cpu"
-                )));
-            }
-        }
-        let device = device(ordinal)?;
-        let info = describe(device)?;
-        if info.compute < MIN_COMPUTE {
-            return Err(GpuError::Unusable(format!(
-                "{} has compute capability {}.{}, {}.{} is needed; use --device cpu",
-                info.name, info.compute.0, info.compute.1, MIN_COMPUTE.0, MIN_COMPUTE.1
-            )));
-        }
+        let (device, info) = find(ordinal)?;
         let mut context = ptr::null_mut();
         // SAFETY: the device comes from cuDeviceGet.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
@@ -117,6 +93,36 @@ impl Drop for Context {
         // SAFETY: retained once by `open`.
         let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
+}
+
+/// A card and what it is, without a context. The driver's library is open already.
+pub(super) fn find(ordinal: usize) -> Result<(CUdevice, DeviceInfo), GpuError> {
+    driver_version()?;
+    // SAFETY: may be called any number of times, from any thread.
+    match unsafe { sys::cuInit(0) } {
+        CUresult::CUDA_SUCCESS => {}
+        CUresult::CUDA_ERROR_NO_DEVICE => {
+            return Err(GpuError::Unusable(
+                "no NVIDIA GPU is visible (cuInit: CUDA_ERROR_NO_DEVICE); look at nvidia-smi and \
+                 CUDA_VISIBLE_DEVICES, or use --device cpu"
+                    .to_owned(),
+            ));
+        }
+        other => {
+            return Err(GpuError::Unusable(format!(
+                "the NVIDIA driver doesn't start (cuInit: {other:?}); look at nvidia-smi, or use --device cpu"
+            )));
+        }
+    }
+    let device = device(ordinal)?;
+    let info = describe(device)?;
+    if info.compute < MIN_COMPUTE {
+        return Err(GpuError::Unusable(format!(
+            "{} has compute capability {}.{}, {}.{} is needed; use --device cpu",
+            info.name, info.compute.0, info.compute.1, MIN_COMPUTE.0, MIN_COMPUTE.1
+        )));
+    }
+    Ok((device, info))
 }
 
 /// The driver's version, checked: a function that an older one lacks would be a panic of cudarc.

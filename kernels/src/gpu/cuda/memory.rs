@@ -1,28 +1,20 @@
 //! Memory of the card, pinned memory of the host, and copies between them that wait.
 
-use std::num::NonZero;
 use std::ptr;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use cudarc::driver::sys::{self, CUresult, CUstream};
 
-use super::super::device::GpuError;
+use super::super::device::{Fill, GpuError};
+use super::super::fill::fill_parallel;
 use super::super::launch::DevicePtr;
 use super::context::{Context, Event};
 use super::error::check;
 
 /// Bytes of one copy to the card: long enough to hide its start, and two are pinned.
 const PIECE_BYTES: usize = 16 << 20;
-
-/// Bytes that a thread more is worth while filling a pinned buffer; weights come from a mapped file, whose pages arrive
-/// faster on several threads.
-const THREAD_BYTES: usize = 2 << 20;
-
-/// Most threads that fill a pinned buffer.
-const MAX_THREADS: usize = 8;
 
 /// Everything allocated on the card; freed when dropped.
 #[derive(Default)]
@@ -133,18 +125,28 @@ impl Writer {
         Ok(Self { buffers: [buffer()?, buffer()?] })
     }
 
-    /// Copies to the card and waits.
-    pub(super) fn write(&mut self, context: &Context, to: DevicePtr, bytes: &[u8]) -> Result<(), GpuError> {
-        let mut target = to;
-        for (number, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
-            let (pinned, passed) = &mut self.buffers[number % 2];
-            passed.wait()?;
-            copy_parallel(piece, &mut pinned.as_mut_slice()[..piece.len()]);
-            pinned.copy_to(target, piece.len(), context.stream())?;
-            passed.record(context.stream())?;
-            target = target.byte_add(piece.len());
+    /// Copies to the card what `fill` makes: the next buffer is filled while the last one travels.
+    pub(super) fn write_with(
+        &mut self,
+        context: &Context,
+        (to, bytes): (DevicePtr, usize),
+        unit: usize,
+        fill: Fill<'_>,
+    ) -> Result<(), GpuError> {
+        let most = PIECE_BYTES / unit * unit;
+        if most == 0 {
+            return Err(GpuError::Operand(format!("a write in units of {unit} bytes, at most {PIECE_BYTES}")));
         }
-        context.synchronize()
+        for first in (0..bytes).step_by(most) {
+            let length = most.min(bytes - first);
+            self.buffers.swap(0, 1);
+            let (pinned, passed) = &mut self.buffers[0];
+            passed.wait()?;
+            fill_parallel(fill, first, unit, &mut pinned.as_mut_slice()[..length])?;
+            pinned.copy_to(to.byte_add(first), length, context.stream())?;
+            passed.record(context.stream())?;
+        }
+        Ok(())
     }
 }
 
@@ -167,34 +169,4 @@ pub(super) fn fill(context: &Context, to: DevicePtr, byte: u8, bytes: usize) -> 
     }
     // SAFETY: the target is the caller's.
     check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(to.0, byte, bytes, context.stream()) })
-}
-
-/// Copies on as many threads as the length is worth.
-fn copy_parallel(from: &[u8], to: &mut [u8]) {
-    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = (from.len() / THREAD_BYTES).clamp(1, cpus.min(MAX_THREADS));
-    if threads == 1 {
-        return to.copy_from_slice(from);
-    }
-    let part = from.len().div_ceil(threads);
-    thread::scope(|scope| {
-        for (from, to) in from.chunks(part).zip(to.chunks_mut(part)) {
-            scope.spawn(move || to.copy_from_slice(from));
-        }
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_of_a_copy_meet_without_a_gap() {
-        for bytes in [0, 1, THREAD_BYTES, 3 * THREAD_BYTES + 5, 9 * THREAD_BYTES + 1] {
-            let from: Vec<u8> = (0..bytes).map(|index| (index % 251) as u8 + 1).collect();
-            let mut to = vec![0; bytes];
-            copy_parallel(&from, &mut to);
-            assert!(from == to, "{bytes} bytes");
-        }
-    }
 }

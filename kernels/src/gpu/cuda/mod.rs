@@ -63,6 +63,16 @@ pub struct CudaGpu {
 unsafe impl Send for CudaGpu {}
 
 impl CudaGpu {
+    /// What the card of that number is, without taking it.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn probe(ordinal: usize) -> Result<DeviceInfo, GpuError> {
+        library::open_driver()?;
+        library::open_cublas_lt()?;
+        Ok(context::find(ordinal)?.1)
+    }
+
     /// Takes the card of that number.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::super::device::{DeviceInfo, Download, GpuDevice, GpuError, GraphId};
+use super::super::device::{DeviceInfo, Download, Fill, GpuDevice, GpuError, GraphId};
 use super::super::gemm::Gemm;
 use super::super::launch::{DevicePtr, Launch};
 use super::memory::{self, Writer};
@@ -29,14 +29,14 @@ impl GpuDevice for CudaGpu {
         self.memory.alloc_counter()
     }
 
-    fn write(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<(), GpuError> {
+    fn write_with(&mut self, to: DevicePtr, bytes: usize, unit: usize, fill: Fill<'_>) -> Result<(), GpuError> {
         self.outside("a write")?;
         self.after_kernel = false;
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(Writer::new()?),
         };
-        writer.write(&self.context, to, bytes)
+        writer.write_with(&self.context, (to, bytes), unit, fill)
     }
 
     fn read(&mut self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), GpuError> {
