@@ -123,8 +123,8 @@ impl QuantLayout {
             (F::READ)(bytes, &mut block);
             let (slice, first_step) = (i * unit_steps / STEPS, i * unit_steps % STEPS);
             let out = &mut tile[slice * self.slice_bytes..][..self.slice_bytes];
-            for step in 0..unit_steps {
-                pack_step::<F>(&block.q[32 * step..][..32], row, first_step + step, out);
+            for (step, q) in block.q.as_chunks::<32>().0.iter().take(unit_steps).enumerate() {
+                pack_step::<F>(q, row, first_step + step, out);
             }
             pack_scales::<F>(&block, row, first_step, out);
         }
@@ -132,26 +132,33 @@ impl QuantLayout {
 }
 
 /// Adds the 32 values of a row's step to the planes of a slice.
-fn pack_step<F: Format>(q: &[u8], row: usize, step: usize, out: &mut [u8]) {
+fn pack_step<F: Format>(q: &[u8; 32], row: usize, step: usize, out: &mut [u8]) {
     let (low, high) = (low_bits::<F>(), high_bits::<F>());
-    for (column, &q) in q.iter().enumerate() {
-        let (t, element) =
-            if F::HALVES { (column % 16 / 4, column / 16 * 4 + column % 4) } else { (column / 8, column % 8) };
+    let place = row / 8 * STEPS + step;
+    for t in 0..4 {
+        let (mut low_word, mut high_word) = (0, 0);
+        for element in 0..8 {
+            let column = if F::HALVES { element / 4 * 16 + 4 * t + element % 4 } else { 8 * t + element };
+            let q = u32::from(q[column]);
+            low_word |= (q & ((1 << low) - 1)) << (low * (element / 2) + element % 2 * 16);
+            if high > 0 {
+                high_word |= (q >> low) << (high * (element / 2) + element % 2 * 16);
+            }
+        }
         let lane = row % 8 * 4 + t;
-        set_bits(out, low, lane, row / 8, step, element, u32::from(q) & ((1 << low) - 1));
+        add_fields(out, low, lane, place, low_word);
         if high > 0 {
-            set_bits(&mut out[parts::<F>().high..], high, lane, row / 8, step, element, u32::from(q) >> low);
+            add_fields(&mut out[parts::<F>().high..], high, lane, place, high_word);
         }
     }
 }
 
-/// Ors `value` into a lane's element of a plane of `bits` bits.
-fn set_bits(plane: &mut [u8], bits: usize, lane: usize, half: usize, step: usize, element: usize, value: u32) {
-    let (at, per_word) = (half * STEPS + step, 4 / bits);
-    let (word, field) = (at / per_word, at % per_word * 4 + element / 2);
-    let byte = (word / 4 * 32 + lane) * 16 + word % 4 * 4;
-    let shifted = value << (bits * field + element % 2 * 16);
-    for (byte, bits) in plane[byte..byte + 4].iter_mut().zip(shifted.to_le_bytes()) {
+/// Ors a lane's eight values of a step, spread in `word` as if they were its first ones, into a plane of `bits` bits.
+fn add_fields(plane: &mut [u8], bits: usize, lane: usize, place: usize, word: u32) {
+    let per_word = 4 / bits;
+    let (at, shift) = (place / per_word, bits * (place % per_word * 4));
+    let byte = (at / 4 * 32 + lane) * 16 + at % 4 * 4;
+    for (byte, bits) in plane[byte..byte + 4].iter_mut().zip((word << shift).to_le_bytes()) {
         *byte |= bits;
     }
 }
