@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sconce::config::{CpuActivations, DeviceChoice, EngineConfig, KvCacheDtype};
+use sconce::config::{AttentionChoice, CpuActivations, DeviceChoice, EngineConfig, KvCacheDtype};
 use sconce::text::TextOptions;
 
 const CHILD: &str = "SCONCE_TEST_MEMORY_OF";
@@ -59,6 +59,7 @@ fn load(path: &Path) {
         kv_cache_fixed: None,
         kv_cache_dtype: Some(KvCacheDtype::F16),
         cuda_graphs: true,
+        attention_kernel: AttentionChoice::Auto,
         gpu_memory_utilization: 0.9,
         threads: 2,
         prefix_cache: true,

@@ -78,6 +78,16 @@ struct alignas(16) WorkItem {
     uint32_t split;          // low half: which split; high half: of how many
 };
 
+// The block's unit behind `unit`: the same place of the next round, counted from the other end.
+__device__ __forceinline__ uint32_t next_unit(uint32_t unit) {
+    return (unit / gridDim.x + 2) * gridDim.x - 1 - unit % gridDim.x;
+}
+
+// earlier + later in units of 2^-max, as one multiply and one fused multiply-add whichever of the two is in memory.
+__device__ __forceinline__ float fold_value(float earlier, float a, float later, float b) {
+    return __fmaf_rn(later, b, __fmul_rn(earlier, a));
+}
+
 // What a block works on, in front of its shared memory: read again wherever it is wanted, for registers are scarce.
 struct alignas(16) Unit {
     WorkItem item;

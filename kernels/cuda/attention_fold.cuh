@@ -35,11 +35,6 @@ __device__ __forceinline__ void store_partial(const Rows<S>& rows, const State<S
     __syncwarp();
 }
 
-// earlier + later in units of 2^-max, as one multiply and one fused multiply-add whichever of the two is in memory.
-__device__ __forceinline__ float fold_value(float earlier, float a, float later, float b) {
-    return __fmaf_rn(later, b, __fmul_rn(earlier, a));
-}
-
 // Folds the partial result in memory into the state: it comes before the state's tokens, or behind them.
 template <class S, bool kEarlier>
 __device__ __forceinline__ void fold(const Rows<S>& rows, float* partial, State<S>& state) {

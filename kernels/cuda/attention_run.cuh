@@ -104,11 +104,6 @@ __device__ __forceinline__ void attend(const AttentionParams& p, unsigned char* 
     write_output(p, rows, state);
 }
 
-// The block's unit behind `unit`: the same place of the next round, counted from the other end.
-__device__ __forceinline__ uint32_t next_unit(uint32_t unit) {
-    return (unit / gridDim.x + 2) * gridDim.x - 1 - unit % gridDim.x;
-}
-
 template <class H>
 __device__ __forceinline__ void attention(const AttentionParams& p) {
     SHARED_MEMORY(unsigned char, shared);

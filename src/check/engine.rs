@@ -11,7 +11,7 @@ use sconce_kernels::gpu::device::GpuDevice;
 use super::Open;
 use super::checkpoint::{self, Family, VOCAB};
 use super::report::Reason;
-use crate::config::{CpuActivations, DeviceChoice, EngineConfig, KvCacheDtype};
+use crate::config::{AttentionChoice, CpuActivations, DeviceChoice, EngineConfig, KvCacheDtype};
 use crate::engine::{EngineRequest, RequestStream};
 use crate::runtime::{Runtime, start, start_on};
 use crate::text::TextOptions;
@@ -64,6 +64,7 @@ pub fn config() -> EngineConfig {
         kv_cache_fixed: Some(8 << 20),
         kv_cache_dtype: None,
         cuda_graphs: true,
+        attention_kernel: AttentionChoice::Auto,
         gpu_memory_utilization: 0.9,
         threads: 2,
         prefix_cache: true,

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `report`: a line for everything that was tried, until the time is up
-//! - `kernels`: single kernels against their CPU references
+//! - `kernels`: single kernels against their CPU references; `attention`: its two families against each other
 //! - `checkpoint`, `engine`: small random checkpoints, and engines that run them
 //! - `parity`: the whole engine on the card against the engine on the CPU, against itself, and under aborts
 //! - `measure`: what is measured, in order of worth; `timing`: medians and floors; `shapes`, `steps`, `host`: single
@@ -11,6 +11,7 @@
 //!
 //! Generic over the device, so that the tests run all of it on the emulated one.
 
+pub mod attention;
 pub mod checkpoint;
 pub mod engine;
 pub mod host;

@@ -19,7 +19,7 @@ const LOGPROB_BOUND: f32 = 0.2;
 /// Checks that need a few seconds each: parity of every family, batch invariance, graphs, aborts.
 pub fn checks<D: GpuDevice + 'static>(report: &mut Report<'_>, folder: &Path, num_aborts: usize, open: Open<'_, D>) {
     for family in Family::ALL {
-        report.line(&format!("logits of {family:?} against the CPU"), || logits(folder, family, open));
+        report.line(&format!("logits of {family:?} against the CPU"), || logits(folder, family, &config(), open));
     }
     report.line("an answer does not depend on what else runs", || invariance(folder, open));
     report.line("graphs give what single launches give", || graphs(folder, open));
@@ -30,13 +30,18 @@ pub fn checks<D: GpuDevice + 'static>(report: &mut Report<'_>, folder: &Path, nu
 ///
 /// # Errors
 /// When they differ.
-pub fn logits<D: GpuDevice + 'static>(folder: &Path, family: Family, open: Open<'_, D>) -> Result<Found, Reason> {
+pub fn logits<D: GpuDevice + 'static>(
+    folder: &Path,
+    family: Family,
+    config: &EngineConfig,
+    open: Open<'_, D>,
+) -> Result<Found, Reason> {
     let params = SamplingParams { temperature: 0.0, max_tokens: 3, prompt_logprobs: Some(2), ..Default::default() };
     let requests: Vec<_> = [130, 1, 33].iter().map(|&count| request(&ids(count, count), &params)).collect();
     let cpu = Subject::on_cpu(folder, family)?;
     let want = cpu.answers(&requests)?;
     cpu.stop()?;
-    let gpu = Subject::on_gpu(folder, family, &config(), open)?;
+    let gpu = Subject::on_gpu(folder, family, config, open)?;
     let got = gpu.answers(&requests)?;
     gpu.stop()?;
     let (mut worst, mut count) = (0f32, 0);

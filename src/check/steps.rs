@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use sconce_kernels::backend::StepInput;
 use sconce_kernels::error::KernelError;
+use sconce_kernels::gpu::attention::AttentionKernel;
 use sconce_kernels::gpu::backend::{GpuBackend, GpuSizes};
 use sconce_kernels::gpu::device::GpuDevice;
 use sconce_kernels::gpu::launch::HalfType;
@@ -127,6 +128,7 @@ impl<D: GpuDevice> Bench<D> {
             num_superpages,
             extra_bytes: limits.extra_bytes(),
             deterministic,
+            attention: AttentionKernel::Mma,
         };
         let shapes = layout.shapes(&spec);
         let mut backend = GpuBackend::new(device, HalfType::Bf16, geometry.clone(), &shapes, sizes)?;

@@ -27,7 +27,7 @@ pub(super) fn gpu_check(args: &GpuCheckArgs, started: Instant) -> Result<(), Cli
     use sconce_kernels::gpu::cuda::CudaGpu;
     use sconce_kernels::gpu::device::GpuDevice;
 
-    use crate::check::{kernels, measure, parity};
+    use crate::check::{attention, kernels, measure, parity};
 
     let failed = |reason: String| CliError::Failed(reason);
     let mut open = || CudaGpu::open(args.device);
@@ -54,6 +54,7 @@ pub(super) fn gpu_check(args: &GpuCheckArgs, started: Instant) -> Result<(), Cli
     };
     let mut report = Report::new(Some(started + args.time.0), &mut tell);
     kernels::kernels(&mut report, &mut open);
+    attention::wgmma(&mut report, &folder, attention::CARD, &mut open);
     parity::checks(&mut report, &folder, NUM_ABORTS, &mut open);
     let checks = report.lines().len();
     if !args.no_measure {

@@ -22,8 +22,8 @@ use std::time::Duration;
 pub use file::{known_keys, nearest, parse_file};
 pub use machine::Machine;
 pub use raw::{
-    CpuActivations, DeviceChoice, GenerationConfig, KvCacheDtype, KvCacheMemory, LogFormat, LogLevel, MetricsCompat,
-    RawConfig,
+    AttentionChoice, CpuActivations, DeviceChoice, GenerationConfig, KvCacheDtype, KvCacheMemory, LogFormat, LogLevel,
+    MetricsCompat, RawConfig,
 };
 pub use show::Setting;
 pub use units::{ByteSize, Seconds};
@@ -131,6 +131,8 @@ pub struct EngineConfig {
     pub kv_cache_dtype: Option<KvCacheDtype>,
     /// Whether decode steps run as captured graphs on a GPU.
     pub cuda_graphs: bool,
+    /// Family of attention kernels on a GPU.
+    pub attention_kernel: AttentionChoice,
     /// Share of a GPU's free memory that the server takes.
     pub gpu_memory_utilization: f64,
     /// Threads that compute a step.

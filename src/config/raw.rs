@@ -121,6 +121,18 @@ pub enum CpuActivations {
     F32,
 }
 
+/// Family of attention kernels on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttentionChoice {
+    /// What is known to be right and fast on the card: mma until wgmma has been measured.
+    Auto,
+    /// Kernels for every card.
+    Mma,
+    /// Kernels for Hopper (H100, H200).
+    Wgmma,
+}
+
 /// Foreign metric names exported beside our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -254,6 +266,9 @@ pub struct RawConfig {
     /// Decode steps run as captured CUDA graphs.
     #[arg(skip)]
     pub cuda_graphs: Option<bool>,
+    /// Attention kernels on a GPU: auto, mma or wgmma.
+    #[arg(skip)]
+    pub attention_kernel: Option<AttentionChoice>,
     /// Share of a GPU's free memory that the server takes at start.
     #[arg(skip)]
     pub gpu_memory_utilization: Option<f64>,

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    ByteSize, Config, ConfigError, CpuActivations, DeviceChoice, EngineConfig, GenerationConfig, KvCacheMemory,
-    LogConfig, LogFormat, LogLevel, Machine, MetricsCompat, RawConfig, Seconds, ServerConfig, show,
+    AttentionChoice, ByteSize, Config, ConfigError, CpuActivations, DeviceChoice, EngineConfig, GenerationConfig,
+    KvCacheMemory, LogConfig, LogFormat, LogLevel, Machine, MetricsCompat, RawConfig, Seconds, ServerConfig, show,
 };
 
 const MIB: u64 = 1 << 20;
@@ -77,6 +77,7 @@ fn engine(raw: &RawConfig, machine: &Machine) -> Result<EngineConfig, ConfigErro
         },
         kv_cache_dtype: raw.kv_cache_dtype,
         cuda_graphs: raw.cuda_graphs.unwrap_or(true),
+        attention_kernel: raw.attention_kernel.unwrap_or(AttentionChoice::Auto),
         gpu_memory_utilization: share("gpu-memory-utilization", raw.gpu_memory_utilization.unwrap_or(0.9))?,
         threads,
         prefix_cache: !raw.no_prefix_cache.unwrap_or(false),

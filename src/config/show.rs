@@ -85,6 +85,7 @@ pub(super) fn settings(config: &Config, raw: &RawConfig, flags: &RawConfig, file
         ("max-body-size", text(ByteSize(server.max_body_bytes as u64))),
         ("cpu-activations", word(engine.cpu_activations)),
         ("cuda-graphs", engine.cuda_graphs.to_string()),
+        ("attention-kernel", word(engine.attention_kernel)),
         ("gpu-memory-utilization", engine.gpu_memory_utilization.to_string()),
         ("metrics-compat", word(server.metrics_compat)),
         ("root-path", text(&server.root_path)),

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use sconce_kernels::dtype::WeightType;
+use sconce_kernels::gpu::attention::AttentionKernel;
 use sconce_kernels::gpu::backend::{GpuBackend, GpuSizes};
 #[cfg(feature = "cuda")]
 use sconce_kernels::gpu::cuda::CudaGpu;
@@ -16,7 +17,7 @@ use sconce_models::spec::ModelSpec;
 
 use super::gpu_memory::GpuPlan;
 use super::{Loaded, Phases, Progress, StartError};
-use crate::config::{DeviceChoice, EngineConfig, KvCacheDtype};
+use crate::config::{AttentionChoice, DeviceChoice, EngineConfig, KvCacheDtype};
 use crate::runner::{GpuLimits, GpuRunner};
 
 /// The GPU to use; `None` for the CPU.
@@ -127,7 +128,7 @@ pub(super) struct Cache<'a> {
 pub(super) fn assemble<D: GpuDevice>(
     device: D,
     (checkpoint, spec): (&Checkpoint, &ModelSpec),
-    (half, limits, deterministic): (HalfType, GpuLimits, bool),
+    (half, limits, config): (HalfType, GpuLimits, &EngineConfig),
     cache: Cache<'_>,
     (progress, phases): (Progress<'_>, &mut Phases),
 ) -> Result<(GpuRunner<D>, usize), StartError> {
@@ -138,7 +139,11 @@ pub(super) fn assemble<D: GpuDevice>(
         max_model_len: limits.max_model_len,
         num_superpages: cache.num_superpages,
         extra_bytes: limits.extra_bytes(),
-        deterministic,
+        deterministic: config.deterministic,
+        attention: match config.attention_kernel {
+            AttentionChoice::Auto | AttentionChoice::Mma => AttentionKernel::Mma,
+            AttentionChoice::Wgmma => AttentionKernel::Wgmma,
+        },
     };
     let shapes = cache.layout.shapes(spec);
     let mut backend =
@@ -163,7 +168,7 @@ pub(super) fn load<D: GpuDevice + 'static>(
     let device_name = format!("{}, {}", device.info().name, plan.half.name());
     let sizes = plan.sizes;
     let cache = Cache { layout: &sizes.layout, geometry: &sizes.geometry, num_superpages: sizes.num_superpages };
-    let kind = (plan.half, plan.limits, config.deterministic);
+    let kind = (plan.half, plan.limits, config);
     let (runner, weight_bytes) = assemble(device, (checkpoint, &spec), kind, cache, (progress, phases))?;
     let kv_bytes = sizes.num_superpages * sizes.geometry.superpage_bytes;
     Ok(Loaded { runner, spec, sizes, device: device_name, weight_bytes, kv_bytes })

@@ -61,7 +61,7 @@ impl GpuPlan {
         let geometry = ArenaGeometry::new(&layout.groups);
         let counting = CountingDevice::new(info.clone());
         let cache = Cache { layout: &layout, geometry: &geometry, num_superpages: 0 };
-        let kind = (half, limits, config.deterministic);
+        let kind = (half, limits, config);
         let (progress, phases): (Progress<'_>, _) = (&mut |_, _| {}, &mut Phases::default());
         let (mut runner, _) = assemble(counting, (checkpoint, spec), kind, cache, (progress, phases))?;
         let (taken, pinned) = (runner.device().taken().to_vec(), runner.device().pinned());

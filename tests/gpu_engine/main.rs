@@ -8,9 +8,9 @@ use std::path::Path;
 use sconce::check::Open;
 use sconce::check::checkpoint::Family;
 use sconce::check::engine::{Subject, config, ids, request};
-use sconce::check::parity;
-use sconce::check::report::{Found, Reason};
-use sconce::config::EngineConfig;
+use sconce::check::report::{Found, Line, Outcome, Reason, Report};
+use sconce::check::{attention, parity};
+use sconce::config::{AttentionChoice, EngineConfig};
 use sconce::types::SamplingParams;
 use sconce_emulator::{EmulatedDevice, emulated_devices};
 
@@ -25,22 +25,54 @@ fn passes(
 
 #[test]
 fn logits_of_llama_are_those_of_the_cpu() {
-    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Llama, open)));
+    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Llama, &config(), open)));
 }
 
 #[test]
 fn logits_of_qwen2_are_those_of_the_cpu() {
-    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Qwen2, open)));
+    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Qwen2, &config(), open)));
 }
 
 #[test]
 fn logits_of_qwen3_are_those_of_the_cpu() {
-    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Qwen3, open)));
+    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Qwen3, &config(), open)));
 }
 
 #[test]
 fn logits_of_gemma3_are_those_of_the_cpu() {
-    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Gemma3, open)));
+    emulated_devices(|open| passes(open, |folder, open| parity::logits(folder, Family::Gemma3, &config(), open)));
+}
+
+/// Hopper's attention kernels: against the others, in an engine, and where they can't run.
+#[test]
+fn wgmma_is_checked_where_the_card_has_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let scale = attention::Scale { longest: 256, num_kv_heads: 1, launches: 1 };
+    emulated_devices(|open| {
+        let mut tell = |_: &Line| {};
+        let mut report = Report::new(None, &mut tell);
+        attention::wgmma(&mut report, folder.path(), scale, open);
+        let [line] = report.lines() else { panic!("{:?}", report.lines()) };
+        assert!(line.outcome == Outcome::Ok && line.detail["skipped"].is_string(), "{line:?}");
+
+        let wgmma = EngineConfig { attention_kernel: AttentionChoice::Wgmma, ..config() };
+        let llama = Subject::on_gpu(folder.path(), Family::Llama, &wgmma, open);
+        let error = format!("{:?}", llama.err().expect("no such card"));
+        assert!(error.contains("attention-kernel wgmma can't be used: it needs compute capability 9.0"), "{error}");
+
+        let mut tell = |line: &Line| assert_eq!(line.outcome, Outcome::Ok, "{line:?}");
+        let mut report = Report::new(None, &mut tell);
+        let mut hopper = || {
+            let mut device = open()?;
+            device.set_hopper();
+            Ok(device)
+        };
+        attention::wgmma(&mut report, folder.path(), scale, &mut hopper);
+        assert!(report.lines().len() > 2, "{:?}", report.lines());
+        let gemma = Subject::on_gpu(folder.path(), Family::Gemma3, &wgmma, &mut hopper);
+        let error = format!("{:?}", gemma.err().expect("no such kernel"));
+        assert!(error.contains("it has kernels for heads of 64 and 128 only; leave the setting out"), "{error}");
+    });
 }
 
 /// One step ahead, several at once, more requests than slots, from the cache or not: each hears what it hears alone.

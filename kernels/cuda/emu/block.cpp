@@ -1,5 +1,7 @@
 #include "block.h"
 
+#include "async.h"
+
 #include <sanitizer/asan_interface.h>
 
 #include <cstring>
@@ -42,8 +44,19 @@ Thread* take(unsigned index) {
     return &machine.threads[index * 32 + lane];
 }
 
-// The next thread to run, of the same warp while that has one; null when none can.
-Thread* pick() {
+// Does one thing that hardware does beside the threads; false when there is none.
+bool run_late() {
+    auto& late = machine.late;
+    if (late.empty()) return false;
+    std::swap(late[machine.random ? next_random() % late.size() : 0], late.back());
+    const auto run = std::move(late.back());
+    late.pop_back();
+    run();
+    return true;
+}
+
+// A thread that can run, of the same warp while that has one; null when none can.
+Thread* pick_ready() {
     Machine& m = machine;
     if (m.at_barrier == m.threads.size()) {
         m.at_barrier = 0;
@@ -55,6 +68,13 @@ Thread* pick() {
         if (Thread* next = take(index)) return next;
     }
     return nullptr;
+}
+
+// The next thread to run; null when none can, whatever hardware does.
+Thread* pick() {
+    Thread* next = pick_ready();
+    while (!next && run_late()) next = pick_ready();
+    return next;
 }
 
 // Runs others until this thread is ready again.
@@ -133,10 +153,12 @@ std::string deadlock() {
     unsigned named = 0;
     for (const Thread& thread : m.threads) {
         const WarpCall* call = m.warps[thread.linear / 32].waiting[thread.linear & 31];
-        if (!call || ++named > 4) continue;
-        text += "; thread " + at(thread.index) + " waits in " + call->what + " with mask " + hex(call->mask);
+        const bool waits = call || thread.state == State::kEvent;
+        if (!waits || ++named > 4) continue;
+        text += "; thread " + at(thread.index) + " waits in ";
+        text += call ? call->what + (" with mask " + hex(call->mask)) : std::string(thread.event_call);
     }
-    if (named > 4) text += "; " + std::to_string(named - 4) + " more wait in warp operations";
+    if (named > 4) text += "; " + std::to_string(named - 4) + " more wait in other operations";
     return text;
 }
 
@@ -168,8 +190,10 @@ bool run_block() {
     m.waited_for_previous = false;
     m.error.clear();
     m.shared_ranges.assign(1, {m.shared, m.shared_bytes});
+    m.late.clear();
     memset(m.shared, kPoison, m.shared_bytes);
     start_threads();
+    begin_async();
     current = nullptr;
     current = pick();
     switch_fiber(m.main, current->fiber);
@@ -178,6 +202,7 @@ bool run_block() {
     for (const Thread& thread : m.threads) {
         for (size_t i = 0; m.error.empty() && i < thread.groups.size(); ++i) run_copies(thread.groups[i]);
     }
+    if (m.error.empty()) m.error = unfinished_async();
     if (m.error.empty() && !m.waited_for_previous) m.error = "ended without wait_for_previous()";
     if (m.error.empty()) return true;
     m.error = std::string("kernel ") + m.kernel + ", block " + at(m.block_index) + ": " + m.error;
@@ -199,6 +224,21 @@ void join_warp(WarpCall& call) {
     if (complete(warp, self.linear & ~31u, call.mask)) return;
     self.state = State::kWarp;
     park();
+}
+
+void wait_for(const void* event, const char* call) {
+    current->state = State::kEvent;
+    current->event = event;
+    current->event_call = call;
+    park();
+}
+
+void wake(const void* event) {
+    for (Thread& thread : machine.threads) {
+        if (thread.state != State::kEvent || thread.event != event) continue;
+        thread.state = State::kReady;
+        make_ready(thread);
+    }
 }
 
 void fail(const std::string& text) {

@@ -6,6 +6,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,7 +26,7 @@ struct Copy {
     unsigned bytes;
 };
 
-enum class State { kReady, kBarrier, kWarp, kDone };
+enum class State { kReady, kBarrier, kWarp, kEvent, kDone };
 
 struct Thread {
     Fiber fiber;
@@ -34,6 +35,9 @@ struct Thread {
     State state;
     // Groups of copies, oldest first; the last one is still open.
     std::vector<std::vector<Copy>> groups;
+    // What a thread in kEvent waits for, and in which call.
+    const void* event;
+    const char* event_call;
 };
 
 // What one lane brings to a collective operation of its warp. It lies on the stack of the waiting lane.
@@ -70,6 +74,8 @@ struct Machine {
     unsigned at_barrier, done;
     bool waited_for_previous;
     std::vector<std::pair<const unsigned char*, size_t>> shared_ranges;
+    // What hardware does beside the threads: run in any order, and only when no thread can go on.
+    std::vector<std::function<void()>> late;
     Fiber main;
     std::string error;
 };
@@ -87,6 +93,10 @@ void barrier();
 
 // Waits until every lane of `call.mask` that has not ended brings the same call; the last one runs it.
 void join_warp(WarpCall& call);
+
+// Parks this thread until someone wakes those that wait for `event`; `call` names it in an error text.
+void wait_for(const void* event, const char* call);
+void wake(const void* event);
 
 // Ends the launch with an error text; control does not come back to this thread.
 void fail(const std::string& text);

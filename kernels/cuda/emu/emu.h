@@ -4,6 +4,8 @@
 //   intrinsics.h   atomics, bits, fast mathematics         block.{h,cpp}   one block: barrier, warps, copies, poison
 //   warp.h         shuffles and votes                      launch.cpp      kernels by name, grids, C linkage
 //   ptx.h          twins of ptx.cuh                        selftest.cu     kernels with planted faults, to test all this
+//   ptx_sm90a.h    twins of ptx_sm90a.cuh                  async.{h,cpp}   mbarriers, tensor copies, products under way
+//   selftest_sm90a.cu   the same for these
 #pragma once
 #include <stdint.h>
 

@@ -60,11 +60,10 @@ pub(crate) fn libraries() -> Libraries {
     lock.lock().expect("lock");
 
     let emulator = Job {
-        sources: ["fiber.cpp", "block.cpp", "launch.cpp"].map(|name| cuda.join("emu").join(name)).to_vec(),
+        sources: ["fiber.cpp", "async.cpp", "block.cpp", "launch.cpp"].map(|name| cuda.join("emu").join(name)).to_vec(),
         library: out.join("libsconce_emu.so"),
     };
     let mut sources = with_extension(&cuda, "cu");
-    sources.retain(|source| !source.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("_sm90a")));
     sources.extend(with_extension(&cuda.join("emu"), "cu"));
     let kernels = sources.into_iter().map(|source| Job {
         library: out.join(source.file_stem().expect("name")).with_extension("so"),

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use sconce_kernels::gpu::device::{DeviceInfo, Download, Fill, GpuDevice, GpuError, GraphId};
 use sconce_kernels::gpu::gemm::Gemm;
 use sconce_kernels::gpu::launch::{DevicePtr, HalfType, Launch};
+use sconce_kernels::gpu::tensor_map::{BOX_COLUMNS, BOX_ROWS, TensorMap, TensorRows};
 
 use super::{Buffer, Emulator};
 
@@ -32,6 +33,9 @@ pub enum Issued {
     /// The host waited for all that was issued.
     Synchronize,
 }
+
+/// First word of a tensor map that the emulator understands.
+const TENSOR_MAP_MARK: u64 = 0x7465_6e73_6f72_6d70;
 
 /// What a graph consists of.
 #[derive(Clone, Debug)]
@@ -82,6 +86,12 @@ impl EmulatedDevice {
             num_allocs: Arc::default(),
             allocated: Arc::default(),
         }
+    }
+
+    /// Makes it pass for a card of compute capability 9.0.
+    pub fn set_hopper(&mut self) {
+        (self.info.compute, self.info.num_sms) = ((9, 0), 2);
+        (self.info.shared_bytes, self.info.shared_bytes_per_sm) = (227 << 10, 228 << 10);
     }
 
     /// Leaves out some of the orders in which threads and blocks run.
@@ -216,6 +226,15 @@ impl GpuDevice for EmulatedDevice {
             self.issue(Node::Launch(Box::new(launch.clone())));
         }
         Ok(())
+    }
+
+    /// What `emu/async.cpp` reads as its `TensorRows`.
+    fn tensor_map(&mut self, rows: &TensorRows) -> Result<TensorMap, GpuError> {
+        let mut words = [0; 16];
+        let sizes = [rows.width, rows.rows, BOX_COLUMNS, BOX_ROWS].map(|size| size as u64);
+        words[..2].copy_from_slice(&[TENSOR_MAP_MARK, rows.at.0]);
+        words[2..6].copy_from_slice(&sizes);
+        Ok(TensorMap(words))
     }
 
     fn gemm(&mut self, gemm: &Gemm) -> Result<(), GpuError> {

@@ -1,8 +1,9 @@
 //! Attention on the device (`kernels/cuda/attention.cuh`): tile sizes for a card, workspace, the launch.
 //!
 //! The CPU's version, and the reference, is [`crate::attention`]. The list that the kernel works off is made in
-//! [`super::work_list`].
+//! [`super::work_list`]. Hopper's own kernel is in [`super::attention_sm90a`].
 
+use super::attention_sm90a::{self, ArenaMap};
 use super::device::DeviceInfo;
 use super::launch::{DevicePtr, HalfType, Launch, Params};
 use super::work_list::{NARROW_ROWS, SplitPolicy, WorkShape};
@@ -63,6 +64,16 @@ unsafe impl Params for AttentionParams {
     const NAME: &'static str = "AttentionParams";
 }
 
+/// A family of kernels; all of them work off the same lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttentionKernel {
+    /// `mma.sync` and `cp.async`: every card, head size and cache type.
+    #[default]
+    Mma,
+    /// `wgmma` and tensor copies: Hopper, heads of 64 and 128, a 16-bit cache.
+    Wgmma,
+}
+
 /// What of a card decides the tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceLimits {
@@ -84,6 +95,8 @@ impl From<&DeviceInfo> for DeviceLimits {
 /// Sizes of one layer kind's kernel on one card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionTiles {
+    /// The kernels whose sizes these are.
+    pub kernel: AttentionKernel,
     /// Width of a head.
     pub head_dim: usize,
     /// The cache is FP8 e4m3.
@@ -92,7 +105,7 @@ pub struct AttentionTiles {
     pub kv_tile: usize,
     /// Rows of the large query tile; [`NARROW_ROWS`] where it doesn't fit.
     pub wide_rows: usize,
-    /// Slots of the ring behind a small query tile.
+    /// Slots of the ring behind a small query tile; of the wgmma kernel, stages of two slots, here and below.
     pub narrow_slots: usize,
     /// Slots of the ring behind a large one.
     pub wide_slots: usize,
@@ -139,6 +152,8 @@ pub struct Attention<'a> {
     pub cache: LayerCache<'a>,
     /// Rows of `q | k | v`, the queries normed and rotated.
     pub qkv: DevicePtr,
+    /// The arena as a matrix, where the tiles are those of [`AttentionKernel::Wgmma`].
+    pub arena: Option<&'a ArenaMap>,
     /// Output rows; rows outside every span of the list are left alone.
     pub out: DevicePtr,
     /// The list of [`super::work_list::WorkPlanner::plan`].
@@ -163,6 +178,7 @@ impl AttentionTiles {
         }
         let wide_rows = wide_rows(head_dim);
         let mut tiles = Self {
+            kernel: AttentionKernel::Mma,
             head_dim,
             fp8,
             kv_tile: if head_dim <= 128 { 64 } else { 32 },
@@ -213,7 +229,9 @@ impl AttentionTiles {
 
     /// The memory that launches over `num_kv_heads` heads need.
     pub fn workspace(&self, num_kv_heads: usize) -> AttentionWorkspace {
-        let num_units = (UNITS_PER_BLOCK * self.num_blocks).div_ceil(num_kv_heads);
+        // A block of Hopper's has an SM to itself.
+        let blocks_per_block = if self.kernel == AttentionKernel::Wgmma { MAX_BLOCKS_PER_SM } else { 1 };
+        let num_units = (UNITS_PER_BLOCK * self.num_blocks * blocks_per_block).div_ceil(num_kv_heads);
         // The kernel keeps a large tile's place a block, whether such tiles are used or not.
         let totals = self.num_blocks * wide_rows(self.head_dim) / NARROW_ROWS;
         let partials = (num_units * num_kv_heads + totals) * self.unit();
@@ -271,6 +289,27 @@ impl Attention<'_> {
     /// # Panics
     /// If shape, tiles and cache don't agree: a bug of the caller.
     pub fn launch(&self) -> Launch {
+        let (params, tiles) = (self.params(), self.tiles);
+        if tiles.kernel == AttentionKernel::Wgmma {
+            let arena = self.arena.expect("attention: no map of the arena");
+            let layer_offset = self.cache.geometry.k_offset(self.cache.layer, 0);
+            return attention_sm90a::launch(params, tiles, self.half, arena, layer_offset);
+        }
+        let (half, suffix) = (self.half.name(), if tiles.fp8 { "_fp8" } else { "" });
+        let module = match self.half {
+            HalfType::Bf16 => "attention_bf16",
+            HalfType::F16 => "attention_f16",
+        };
+        let mut launch = Launch::new(module, format!("attention_{half}_{}{suffix}", tiles.head_dim), &params);
+        launch.grid = [tiles.num_blocks as u32, 1, 1];
+        launch.threads = THREADS as u32;
+        launch.shared_bytes = tiles.shared_bytes as u32;
+        launch.overlap = true;
+        launch
+    }
+
+    /// The parameters, with shape, tiles and cache checked against each other.
+    fn params(&self) -> AttentionParams {
         let (shape, tiles, geometry) = (self.shape, self.tiles, self.cache.geometry);
         let dims = (shape.head_dim_k, shape.head_dim_v, self.cache.is_fp8(self.half));
         assert!(dims == (tiles.head_dim, tiles.head_dim, tiles.fp8), "attention: tiles of another shape");
@@ -292,7 +331,7 @@ impl Attention<'_> {
             Some(cap) => (cap * log2e, 2.0 * log2e * shape.scale / cap),
         };
         let workspace = tiles.workspace(shape.num_kv_heads);
-        let params = AttentionParams {
+        AttentionParams {
             qkv: self.qkv,
             out: self.out,
             cache: self.cache.base(),
@@ -314,17 +353,6 @@ impl Attention<'_> {
             totals: (workspace.num_units * shape.num_kv_heads) as u32,
             score_factor,
             cap_factor,
-        };
-        let (half, suffix) = (self.half.name(), if tiles.fp8 { "_fp8" } else { "" });
-        let module = match self.half {
-            HalfType::Bf16 => "attention_bf16",
-            HalfType::F16 => "attention_f16",
-        };
-        let mut launch = Launch::new(module, format!("attention_{half}_{}{suffix}", tiles.head_dim), &params);
-        launch.grid = [tiles.num_blocks as u32, 1, 1];
-        launch.threads = THREADS as u32;
-        launch.shared_bytes = tiles.shared_bytes as u32;
-        launch.overlap = true;
-        launch
+        }
     }
 }

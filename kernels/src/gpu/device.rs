@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::gemm::Gemm;
 use super::launch::{DevicePtr, Launch};
+use super::tensor_map::{TensorMap, TensorRows};
 
 /// What went wrong on a device. Every message is one line with a remedy, where there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -181,6 +182,14 @@ pub trait GpuDevice: Send {
     /// # Errors
     /// When the device refuses it.
     fn launch(&mut self, launch: &Launch) -> Result<(), GpuError>;
+
+    /// The map by which a kernel's tensor copies find these rows. No work for the device; the memory outlives the map.
+    ///
+    /// # Errors
+    /// [`GpuError::Unusable`] where the device has no such copies; when it refuses the rows.
+    fn tensor_map(&mut self, rows: &TensorRows) -> Result<TensorMap, GpuError> {
+        Err(GpuError::Unusable(format!("{} has no tensor copies for {rows:?}", self.info().name)))
+    }
 
     /// Issues a matrix product.
     ///

@@ -1,7 +1,7 @@
 //! Kernels of a CUDA device as plain data: what is launched with which parameters, decided here and executed elsewhere.
 //!
 //! # Layout
-//! - `launch`, `gemm`: a kernel launch and a matrix product as values
+//! - `launch`, `gemm`, `tensor_map`: a kernel launch, a matrix product, a matrix for Hopper's copy engine as values
 //! - `device`: what executes them: memory, copies, graphs, errors; `counting`: one that only counts; `fill`: bytes on their
 //!   way to it
 //! - `modules`, `cuda`: the compiled kernels and the card as such a device, with the feature `cuda`
@@ -15,6 +15,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod attention_sm90a;
 pub mod backend;
 pub mod blocks;
 pub mod counting;
@@ -39,6 +40,7 @@ pub mod rope;
 pub mod sample_rows;
 pub mod sampling;
 pub mod step;
+pub mod tensor_map;
 pub mod token_history;
 pub mod verify;
 pub mod weights;

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `emu`: the crate in `kernels/emulator`: device buffers and launches in a child process under the address sanitizer
-//! - `emulator`: tests of the emulator itself
+//! - `emulator`, `emulator_sm90a`: tests of the emulator itself
 //! - `suite`: what `gpu-check` runs on a card
 //! - `testing`: what tests of several operations share
 //! - one module an operation; problems, references and comparisons are those of `sconce_kernels::gpu::verify`, by which
@@ -13,6 +13,7 @@ mod attention;
 mod blocks;
 mod embed;
 mod emulator;
+mod emulator_sm90a;
 mod gemv;
 mod logits;
 mod logprobs;
@@ -35,6 +36,7 @@ fn parameter_structs() -> Vec<(&'static str, usize)> {
     vec![
         size::<gpu::activation::GatedParams>(),
         size::<gpu::attention::AttentionParams>(),
+        size::<gpu::attention_sm90a::TensorAttentionParams>(),
         size::<gpu::blocks::CopyBlocksParams>(),
         size::<gpu::blocks::UpdateTablesParams>(),
         size::<gpu::embed::EmbedParams>(),
@@ -49,6 +51,7 @@ fn parameter_structs() -> Vec<(&'static str, usize)> {
         size::<gpu::sampling::SampleParams>(),
         size::<gpu::token_history::TokenHistoryParams>(),
         size::<emulator::SelfTestParams>(),
+        size::<emulator_sm90a::HopperTestParams>(),
     ]
 }
 

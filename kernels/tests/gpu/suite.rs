@@ -17,6 +17,16 @@ fn every_check_of_a_card_passes() {
 }
 
 #[test]
+fn every_check_of_a_hopper_cards_attention_passes() {
+    emulated_bed(|bed| {
+        bed.device().set_hopper();
+        for check in checks().iter().filter(|check| check.name.starts_with("attention")) {
+            (check.run)(bed).unwrap_or_else(|fault| panic!("{}: {fault}", check.name));
+        }
+    });
+}
+
+#[test]
 fn a_wrong_result_names_the_problem_and_the_worst_element() {
     emulated_bed(|bed| {
         let case = Case::<bf16>::of(None, (3, 17, 40), true, false, GemvOutput::F32).expect("operands");

@@ -7,6 +7,7 @@ use sconce_kernels::arena::KvArena;
 use sconce_kernels::backend::{Backend, StepInput};
 use sconce_kernels::cpu::CpuBackend;
 use sconce_kernels::device::{Cpu, Precision};
+use sconce_kernels::gpu::attention::AttentionKernel;
 use sconce_kernels::gpu::backend::{GpuBackend, GpuSizes};
 use sconce_kernels::gpu::device::GpuDevice;
 use sconce_kernels::gpu::launch::HalfType;
@@ -96,6 +97,7 @@ impl GpuSession {
             num_superpages: superpages(&geometry),
             extra_bytes: 0,
             deterministic,
+            attention: AttentionKernel::Mma,
         };
         let shapes = layout.shapes(&spec);
         let backend = GpuBackend::new(device, HalfType::Bf16, geometry.clone(), &shapes, sizes);

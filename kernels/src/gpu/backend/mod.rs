@@ -5,7 +5,8 @@
 
 mod ops;
 
-use super::attention::{AttentionTiles, DeviceLimits, LayerCache};
+use super::attention::{AttentionKernel, AttentionTiles, DeviceLimits, LayerCache};
+use super::attention_sm90a::{self, ArenaMap};
 use super::blocks::update_tables;
 use super::device::{GpuDevice, GpuError};
 use super::launch::{DevicePtr, HalfType};
@@ -40,6 +41,8 @@ pub struct GpuSizes {
     pub extra_bytes: usize,
     /// A row's bits depend on that row alone.
     pub deterministic: bool,
+    /// The family of attention kernels.
+    pub attention: AttentionKernel,
 }
 
 /// One cache group on the device.
@@ -47,6 +50,8 @@ pub struct GpuSizes {
 struct Group {
     tiles: AttentionTiles,
     planner: WorkPlanner,
+    /// The arena as tensor copies see it, where the kernel makes such.
+    map: Option<ArenaMap>,
 }
 
 /// One rope table on the device.
@@ -96,16 +101,25 @@ impl<D: GpuDevice> GpuBackend<D> {
     ) -> Result<Self, GpuError> {
         let splits =
             if sizes.deterministic { SplitPolicy::Fixed { tokens: FIXED_SPLIT } } else { SplitPolicy::Adaptive };
-        let limits = limits(&device);
         let mut groups = Vec::with_capacity(shapes.len());
         for (shape, group) in shapes.iter().zip(&geometry.groups) {
             let fp8 = group.spec.dtype == KvDtype::E4m3;
-            let tiles = AttentionTiles::new(shape, fp8, limits).ok_or_else(|| no_kernel(shape))?;
-            groups.push(Group { tiles, planner: WorkPlanner::new(tiles.work_shape(shape, splits)) });
+            let tiles = match sizes.attention {
+                AttentionKernel::Mma => AttentionTiles::new(shape, fp8, DeviceLimits::from(device.info()))
+                    .ok_or_else(|| no_kernel(shape))?,
+                AttentionKernel::Wgmma => attention_sm90a::tiles_on(shape, fp8, &device)?,
+            };
+            groups.push(Group { tiles, planner: WorkPlanner::new(tiles.work_shape(shape, splits)), map: None });
         }
         let max_blocks = sizes.max_model_len.div_ceil(BLOCK_SIZE);
         let mirror = TableMirror::new(groups.len(), sizes.max_seqs, max_blocks);
-        let arena = device.alloc(sizes.num_superpages * geometry.superpage_bytes, "the KV cache")?;
+        let arena_bytes = sizes.num_superpages * geometry.superpage_bytes;
+        let arena = device.alloc(arena_bytes, "the KV cache")?;
+        if sizes.attention == AttentionKernel::Wgmma {
+            for (index, group) in groups.iter_mut().enumerate() {
+                group.map = Some(ArenaMap::new(&mut device, &geometry, index, half, (arena, arena_bytes))?);
+            }
+        }
         let tables = device.alloc(mirror.bytes(), "block tables")?;
         let next_token = device.alloc(sizes.max_seqs * 4, "sampled tokens")?;
         device.fill(next_token, 0, sizes.max_seqs * 4)?;
@@ -311,15 +325,6 @@ fn meta_bytes(sizes: &GpuSizes, groups: &[Group], max_blocks: usize) -> usize {
 /// Table entries that travel with a step's metadata: what its rows fill, and some sequences that come with a long table.
 fn max_updates(sizes: &GpuSizes, num_groups: usize, max_blocks: usize) -> usize {
     num_groups * (sizes.max_tokens / BLOCK_SIZE + 2 * sizes.max_seqs + 8 * max_blocks)
-}
-
-fn limits<D: GpuDevice>(device: &D) -> DeviceLimits {
-    let info = device.info();
-    DeviceLimits {
-        num_sms: info.num_sms,
-        shared_bytes_per_block: info.shared_bytes,
-        shared_bytes_per_sm: info.shared_bytes_per_sm,
-    }
 }
 
 fn no_kernel(shape: &AttentionShape) -> GpuError {

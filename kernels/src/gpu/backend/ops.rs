@@ -242,6 +242,7 @@ impl<D: GpuDevice> Backend for GpuBackend<D> {
         let attention = Attention {
             shape: layer.shape,
             tiles: &self.groups[group].tiles,
+            arena: self.groups[group].map.as_ref(),
             cache: self.cache(layer),
             qkv: qkv.at,
             out: out.at,

@@ -3,7 +3,7 @@
 //! # Layout
 //! - `library`, `context`: opening the libraries, the card, its stream; events
 //! - `memory`, `staging`: memory of the card and pinned memory; copies that wait, rings that don't
-//! - `kernels`: modules and launches
+//! - `kernels`, `tensor_maps`: modules and launches; what tensor copies are told
 //! - `descriptors`, `problem`: cublasLt's objects, a product made of them
 //! - `products`, `plans`: which algorithm computes which product, the file of those measured
 //! - `graphs`: capture and replay
@@ -24,6 +24,7 @@ mod plans;
 mod problem;
 mod products;
 mod staging;
+mod tensor_maps;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,9 +6,10 @@ use std::sync::atomic::AtomicU64;
 use super::super::device::{DeviceInfo, Download, Fill, GpuDevice, GpuError, GraphId};
 use super::super::gemm::Gemm;
 use super::super::launch::{DevicePtr, Launch};
+use super::super::tensor_map::{TensorMap, TensorRows};
 use super::memory::{self, Writer};
 use super::staging::Staging;
-use super::{CudaGpu, OVERLAP_COMPUTE};
+use super::{CudaGpu, OVERLAP_COMPUTE, tensor_maps};
 
 impl GpuDevice for CudaGpu {
     fn info(&self) -> &DeviceInfo {
@@ -86,6 +87,11 @@ impl GpuDevice for CudaGpu {
         // A launch without blocks leaves the operation in front of it the newest.
         self.after_kernel |= !launch.grid.contains(&0);
         self.graphs.note(result)
+    }
+
+    fn tensor_map(&mut self, rows: &TensorRows) -> Result<TensorMap, GpuError> {
+        self.context.bind()?;
+        tensor_maps::encode(rows)
     }
 
     fn gemm(&mut self, gemm: &Gemm) -> Result<(), GpuError> {

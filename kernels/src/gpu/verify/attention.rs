@@ -2,7 +2,8 @@
 //!
 //! The cache is filled here, in the device's order, around NaN; outputs start as NaN, and so do the partial results.
 
-use super::super::attention::{Attention, AttentionTiles, DeviceLimits};
+use super::super::attention::{Attention, AttentionKernel, AttentionTiles, DeviceLimits};
+use super::super::attention_sm90a;
 use super::super::device::GpuDevice;
 use super::super::launch::DevicePtr;
 use super::super::work_list::{SplitPolicy, WorkPlanner, WorkSpan};
@@ -27,6 +28,7 @@ pub fn shape(heads: (usize, usize), head_dim: usize) -> AttentionShape {
 }
 
 /// Sequences of known rows.
+#[derive(Clone)]
 pub struct World<T> {
     /// Heads, widths, scale, window, soft cap.
     pub shape: AttentionShape,
@@ -37,6 +39,7 @@ pub struct World<T> {
     pub sinks: Option<Vec<f32>>,
     /// Where blocks lie.
     pub seed: u64,
+    kernel: AttentionKernel,
     element: std::marker::PhantomData<T>,
 }
 
@@ -58,7 +61,23 @@ impl<T: Half> World<T> {
             rows
         });
         let sequences = sequences.collect();
-        Self { shape, fp8, sequences, sinks: None, seed, element: std::marker::PhantomData }
+        let kernel = AttentionKernel::Mma;
+        Self { shape, fp8, sequences, sinks: None, seed, kernel, element: std::marker::PhantomData }
+    }
+
+    /// The same for every family of kernels that the device has for it.
+    pub fn families<D: GpuDevice>(self, bed: &mut Bed<D>) -> Vec<Self> {
+        let hopper = Self { kernel: AttentionKernel::Wgmma, ..self.clone() };
+        let has_hopper = attention_sm90a::tiles_on(&self.shape, self.fp8, bed.device()).is_ok();
+        std::iter::once(self).chain(has_hopper.then_some(hopper)).collect()
+    }
+
+    fn tiles(&self, limits: DeviceLimits) -> Checked<AttentionTiles> {
+        let tiles = match self.kernel {
+            AttentionKernel::Mma => AttentionTiles::new(&self.shape, self.fp8, limits).ok_or("no kernel"),
+            AttentionKernel::Wgmma => attention_sm90a::tiles(&self.shape, self.fp8, limits),
+        };
+        tiles.map_err(|reason| Fault::Wrong(reason.to_owned()))
     }
 
     fn len(&self, sequence: usize) -> usize {
@@ -105,8 +124,7 @@ impl<T: Half> World<T> {
         mut done: Vec<usize>,
         steps: &[Vec<(usize, usize)>],
     ) -> Checked<Vec<Vec<T>>> {
-        let tiles =
-            AttentionTiles::new(&self.shape, self.fp8, way.0).ok_or_else(|| Fault::Wrong("no kernel".to_owned()))?;
+        let tiles = self.tiles(way.0)?;
         let mut planner = WorkPlanner::new(tiles.work_shape(&self.shape, way.1));
         let workspace = tiles.workspace(self.shape.num_kv_heads);
         let partials = bed.alloc::<f32>(workspace.partials)?;
@@ -130,11 +148,16 @@ impl<T: Half> World<T> {
             let device = cache.upload(bed, &first_blocks)?;
             let (qkv, out) = (bed.upload(&rows)?, bed.alloc::<T>(rows.len() / width * out_width)?);
             let work = bed.upload(planner.plan(&spans))?;
+            let map = match self.kernel {
+                AttentionKernel::Mma => None,
+                AttentionKernel::Wgmma => Some(device.map(bed, T::TYPE)?),
+            };
             let launch = Attention {
                 shape: &self.shape,
                 tiles: &tiles,
                 cache: device.layer(),
                 qkv: qkv.ptr(),
+                arena: map.as_ref(),
                 out: out.ptr(),
                 work: work.ptr(),
                 partials: partials.ptr(),
@@ -207,11 +230,12 @@ impl<T: Half> World<T> {
             .map_err(|fault| fault.of(self.describe(sequence)))
     }
 
-    fn describe(&self, sequence: usize) -> String {
+    pub(super) fn describe(&self, sequence: usize) -> String {
         let AttentionShape { num_heads, num_kv_heads, head_dim_k, softcap, kind, .. } = &self.shape;
         let (cache, len) = (cache_dtype::<T>(self.fp8).name(), self.len(sequence));
         format!(
-            "{num_heads}/{num_kv_heads} heads of {head_dim_k}, {kind:?}, soft cap {softcap:?}, {cache} cache, {len} tokens"
+            "{:?}: {num_heads}/{num_kv_heads} heads of {head_dim_k}, {kind:?}, soft cap {softcap:?}, {cache} cache, {len} tokens",
+            self.kernel
         )
     }
 }

@@ -1,11 +1,12 @@
 //! A paged cache as it lies on the device: an arena of NaN, blocks dealt at random, tables of offsets.
 
 use super::super::attention::LayerCache;
+use super::super::attention_sm90a::ArenaMap;
 use super::super::device::{GpuDevice, GpuError};
 use super::super::launch::HalfType;
 use super::{Array, Bed, Half, Random, e4m3};
 use crate::attention::AttentionShape;
-use crate::kv::{ArenaGeometry, BLOCK_SIZE, CacheGroup, CacheSpec, GroupGeometry, KvDtype};
+use crate::kv::{ArenaGeometry, BLOCK_SIZE, CacheGroup, CacheSpec, KvDtype};
 
 /// Layers of the group; the checks use the second.
 const LAYERS: usize = 2;
@@ -46,7 +47,7 @@ pub struct PagedCache {
 pub struct DeviceCache<'a> {
     arena: Array<u8>,
     tables: Array<u32>,
-    geometry: &'a GroupGeometry,
+    geometry: &'a ArenaGeometry,
     max_blocks: usize,
 }
 
@@ -132,9 +133,8 @@ impl PagedCache {
                 tables[row + i] = (self.geometry.block_offset(0, id) / 64) as u32;
             }
         }
-        let geometry = &self.geometry.groups[0];
         let (arena, tables) = (bed.upload(&self.bytes)?, bed.upload(&tables)?);
-        Ok(DeviceCache { arena, tables, geometry, max_blocks: self.max_blocks })
+        Ok(DeviceCache { arena, tables, geometry: &self.geometry, max_blocks: self.max_blocks })
     }
 }
 
@@ -142,7 +142,16 @@ impl DeviceCache<'_> {
     /// The layer the checks use.
     pub fn layer(&self) -> LayerCache<'_> {
         let Self { arena, tables, geometry, max_blocks } = self;
+        let geometry = &geometry.groups[0];
         LayerCache { arena: arena.ptr(), geometry, layer: LAYER, tables: tables.ptr(), max_blocks: *max_blocks }
+    }
+
+    /// The arena as a matrix.
+    ///
+    /// # Errors
+    /// When it is none, or the device has no use for it.
+    pub fn map<D: GpuDevice>(&self, bed: &mut Bed<D>, half: HalfType) -> Result<ArenaMap, GpuError> {
+        ArenaMap::new(bed.device(), self.geometry, 0, half, (self.arena.ptr(), self.arena.len()))
     }
 }
 

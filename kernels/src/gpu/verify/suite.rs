@@ -54,7 +54,8 @@ fn head_sizes<T: Half, D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
     for head_dim in [64, 80, 96, 128, 256, 512] {
         for fp8 in [false, true] {
             // A small tile of one row, and one large tile with a small one behind it.
-            World::<T>::new(shape((4, 2), head_dim), fp8, &[1, 70], head_dim as u64).matches(bed, way)?;
+            let world = World::<T>::new(shape((4, 2), head_dim), fp8, &[1, 70], head_dim as u64);
+            world.families(bed).iter().try_for_each(|world| world.matches(bed, way))?;
         }
     }
     Ok(())
@@ -70,9 +71,11 @@ fn steps<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
             lengths.iter().enumerate().map(|(i, len)| (i, if i == 6 { 120 } else { len - 1 })).collect();
         let mixed: Vec<_> = (0..lengths.len()).map(|i| (i, if i == 6 { 137 } else { 1 })).collect();
         let steps = [prompts, mixed];
-        for policy in [SplitPolicy::Adaptive, SplitPolicy::Fixed { tokens: 64 }] {
-            let outputs = world.run(bed, (limits, policy), &steps)?;
-            outputs.iter().enumerate().try_for_each(|(i, out)| world.close(i, 0, out))?;
+        for world in world.families(bed) {
+            for policy in [SplitPolicy::Adaptive, SplitPolicy::Fixed { tokens: 64 }] {
+                let outputs = world.run(bed, (limits, policy), &steps)?;
+                outputs.iter().enumerate().try_for_each(|(i, out)| world.close(i, 0, out))?;
+            }
         }
     }
     Ok(())
@@ -84,21 +87,26 @@ fn windows<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
         let shape = AttentionShape { softcap, kind: CacheKind::SlidingWindow { window }, ..shape((4, 1), 64) };
         let world = World::<f16>::new(shape, window == 33, &[200, 7], window as u64);
         let steps = [vec![(0, 150), (1, 6)], vec![(0, 49)], vec![(1, 1), (0, 1)]];
-        let outputs = world.run(bed, (limits, SplitPolicy::Fixed { tokens: 64 }), &steps)?;
-        world.close(0, 0, &outputs[0])?;
+        for world in world.families(bed) {
+            let outputs = world.run(bed, (limits, SplitPolicy::Fixed { tokens: 64 }), &steps)?;
+            world.close(0, 0, &outputs[0])?;
+        }
     }
     let capped = AttentionShape { softcap: Some(5.0), ..shape((2, 1), 128) };
-    World::<bf16>::new(capped, false, &[70], 4).matches(bed, (limits, SplitPolicy::Adaptive))
+    let worlds = World::<bf16>::new(capped, false, &[70], 4).families(bed);
+    worlds.iter().try_for_each(|world| world.matches(bed, (limits, SplitPolicy::Adaptive)))
 }
 
 fn same_bits<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
     let way = (limits(bed), SplitPolicy::Fixed { tokens: 64 });
     for head_dim in [64, 128, 256] {
         let world = World::<bf16>::new(shape((4, 1), head_dim), false, &[230, 40], 7);
-        let whole = world.whole(bed, way)?;
-        let steps = [vec![(0, 5), (1, 39)], vec![(0, 64), (1, 1)], vec![(0, 160)], vec![(0, 1)]];
-        let chunks = world.run(bed, way, &steps)?;
-        ensure(chunks == whole, || format!("heads of {head_dim}: other bits in chunks than as a whole"))?;
+        for world in world.families(bed) {
+            let whole = world.whole(bed, way)?;
+            let steps = [vec![(0, 5), (1, 39)], vec![(0, 64), (1, 1)], vec![(0, 160)], vec![(0, 1)]];
+            let chunks = world.run(bed, way, &steps)?;
+            ensure(chunks == whole, || format!("{}: other bits in chunks than as a whole", world.describe(0)))?;
+        }
     }
     Ok(())
 }

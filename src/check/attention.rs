@@ -1,0 +1,267 @@
+//! The wgmma attention kernels against the mma.sync kernels on the card: the same steps over the same cache, and the time
+//! that either takes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use half::{bf16, f16};
+use sconce_kernels::attention::AttentionShape;
+use sconce_kernels::gpu::attention::{Attention, AttentionTiles, LayerCache};
+use sconce_kernels::gpu::attention_sm90a::{self, ArenaMap};
+use sconce_kernels::gpu::device::{GpuDevice, GpuError};
+use sconce_kernels::gpu::launch::{DevicePtr, HalfType, Launch};
+use sconce_kernels::gpu::verify::{Checked, Fault};
+use sconce_kernels::gpu::work_list::{SplitPolicy, WorkPlanner, WorkSpan};
+use sconce_kernels::kv::{ArenaGeometry, BLOCK_SIZE, CacheGroup, CacheKind, CacheSpec, KvDtype};
+use serde_json::{Value, json};
+
+use super::Open;
+use super::checkpoint::Family;
+use super::engine::config;
+use super::parity::logits;
+use super::report::Report;
+use crate::config::{AttentionChoice, EngineConfig};
+
+/// Layers of the cache; the last one is attended to.
+const LAYERS: usize = 2;
+
+/// How much is compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// Tokens of the longest sequence, 256 or more.
+    pub longest: usize,
+    /// KV heads; four query heads each.
+    pub num_kv_heads: usize,
+    /// Launches of a case, compared bit by bit and timed: a race shows as a difference, sooner or later.
+    pub launches: usize,
+}
+
+/// What a card does in seconds.
+pub const CARD: Scale = Scale { longest: 8192, num_kv_heads: 8, launches: 8 };
+
+/// One step.
+struct Case {
+    name: &'static str,
+    half: HalfType,
+    head_dim: usize,
+    kind: CacheKind,
+    softcap: Option<f32>,
+    /// Tokens in the cache and rows to compute, of each sequence.
+    spans: Vec<(usize, usize)>,
+}
+
+/// Prefill, decode, both at once, windows, a soft cap; `longest` tokens at most.
+fn cases(longest: usize) -> Vec<Case> {
+    let full = |name, half, head_dim, spans| Case { name, half, head_dim, kind: CacheKind::Full, softcap: None, spans };
+    let window = CacheKind::SlidingWindow { window: longest / 8 + 5 };
+    let decode = || (0..8).map(|i| (longest - 1 - i * longest / 9, 1)).collect::<Vec<_>>();
+    let mixed = || vec![(longest / 2, longest / 4), (longest - 1, 1), (3, 1), (0, longest / 8), (63, 1), (64, 33)];
+    vec![
+        full("prefill", HalfType::Bf16, 128, vec![(0, longest)]),
+        full("prefill, heads of 64", HalfType::F16, 64, vec![(0, longest)]),
+        full("decode", HalfType::Bf16, 128, decode()),
+        full("decode, heads of 64", HalfType::Bf16, 64, decode()),
+        full("one row of one sequence", HalfType::F16, 128, vec![(longest - 1, 1)]),
+        full("prompts and rows at once", HalfType::Bf16, 128, mixed()),
+        Case { kind: window, ..full("a sliding window", HalfType::Bf16, 128, mixed()) },
+        Case { softcap: Some(20.0), ..full("a soft cap", HalfType::F16, 128, mixed()) },
+    ]
+}
+
+/// Compares the kernels, and engines that use them with the CPU. Skipped, with the reason, on a card that has no such
+/// instructions.
+pub fn wgmma<D: GpuDevice + 'static>(report: &mut Report<'_>, folder: &Path, scale: Scale, open: Open<'_, D>) {
+    let mut has_wgmma = false;
+    report.line("attention with wgmma is attention with mma.sync", || {
+        let mut device = open()?;
+        let compute = device.info().compute;
+        if compute != attention_sm90a::COMPUTE {
+            return Ok(json!({"skipped": format!("compute capability {}.{}, not 9.0", compute.0, compute.1)}).into());
+        }
+        has_wgmma = true;
+        let (mut results, mut wrong) = (serde_json::Map::new(), Vec::new());
+        for case in cases(scale.longest) {
+            match compare(&mut device, &case, scale) {
+                Ok(result) => _ = results.insert(case.name.to_owned(), result),
+                Err(fault) => wrong.push(fault.of(case.name).to_string()),
+            }
+        }
+        if wrong.is_empty() { Ok(Value::Object(results).into()) } else { Err(wrong.join("; ").into()) }
+    });
+    if has_wgmma {
+        let config = EngineConfig { attention_kernel: AttentionChoice::Wgmma, ..config() };
+        for family in [Family::Llama, Family::Qwen3] {
+            let name = format!("logits of {family:?} with wgmma against the CPU");
+            report.line(&name, || logits(folder, family, &config, open));
+        }
+    }
+}
+
+/// One step on the device, ready for either family.
+struct Step {
+    shape: AttentionShape,
+    geometry: ArenaGeometry,
+    half: HalfType,
+    rows: usize,
+    spans: Vec<WorkSpan>,
+    arena: (DevicePtr, usize),
+    tables: DevicePtr,
+    max_blocks: usize,
+    qkv: DevicePtr,
+}
+
+impl Step {
+    /// Random queries, and keys and values of every token that is there, in blocks that are dealt backwards. What nobody
+    /// wrote is NaN.
+    fn new<D: GpuDevice>(device: &mut D, case: &Case, num_kv_heads: usize) -> Result<Self, GpuError> {
+        let (num_heads, head_dim) = (4 * num_kv_heads, case.head_dim);
+        let dtype = if case.half == HalfType::Bf16 { KvDtype::Bf16 } else { KvDtype::F16 };
+        let (head_dim_k, head_dim_v, scale) = (head_dim, head_dim, 0.5 * (head_dim as f32).powf(-0.5));
+        let (kind, softcap) = (case.kind, case.softcap);
+        let shape = AttentionShape { num_heads, num_kv_heads, head_dim_k, head_dim_v, scale, softcap, kind };
+        let spec = CacheSpec { kind, num_kv_heads, head_dim_k, head_dim_v, dtype };
+        let geometry = ArenaGeometry::new(&[CacheGroup { spec, layers: (0..LAYERS).collect() }]);
+        let lengths: Vec<usize> = case.spans.iter().map(|(start, rows)| start + rows).collect();
+        let max_blocks = lengths.iter().map(|len| len.div_ceil(BLOCK_SIZE)).max().unwrap_or(0);
+        let mut block = lengths.iter().map(|len| len.div_ceil(BLOCK_SIZE)).sum::<usize>() as u32;
+        let mut bytes = vec![0xff; geometry.block_offset(0, block) + geometry.groups[0].block_bytes];
+        let mut tables = vec![u32::MAX; lengths.len() * max_blocks];
+        let mut next = numbers(case.half);
+        for (sequence, &len) in lengths.iter().enumerate() {
+            for first in (0..len).step_by(BLOCK_SIZE) {
+                block -= 1;
+                let offset = geometry.block_offset(0, block);
+                tables[sequence * max_blocks + first / BLOCK_SIZE] = (offset / 64) as u32;
+                let used = (len - first).min(BLOCK_SIZE) * head_dim * 2;
+                let regions = offset + geometry.groups[0].k_offset(LAYERS - 1, 0);
+                for region in 0..2 * num_kv_heads {
+                    let region = regions + region * geometry.groups[0].k_bytes;
+                    bytes[region..region + used].chunks_mut(2).for_each(|pair| pair.copy_from_slice(&next()));
+                }
+            }
+        }
+        let mut rows = 0;
+        let spans = case.spans.iter().enumerate().map(|(slot, &(start, num_rows))| {
+            rows += num_rows;
+            let first_row = (rows - num_rows) as u32;
+            WorkSpan { slot: slot as u32, first_row, num_rows: num_rows as u32, start: start as u32 }
+        });
+        let spans = spans.collect();
+        let qkv: Vec<u8> = (0..rows * shape.qkv_width()).flat_map(|_| next()).collect();
+        let mut upload = |bytes: &[u8], what| {
+            let at = device.alloc(bytes.len(), what)?;
+            device.write(at, bytes).map(|()| at)
+        };
+        let arena = (upload(&bytes, "a checked cache")?, bytes.len());
+        let tables = upload(&words(&tables), "a checked cache's tables")?;
+        let qkv = upload(&qkv, "checked queries")?;
+        Ok(Self { shape, geometry, half: case.half, rows, spans, arena, tables, max_blocks, qkv })
+    }
+
+    /// The launch of a family, and where it writes.
+    fn prepare<D: GpuDevice>(
+        &self,
+        device: &mut D,
+        tiles: &AttentionTiles,
+        arena: Option<&ArenaMap>,
+    ) -> Result<(Launch, DevicePtr), GpuError> {
+        let workspace = tiles.workspace(self.shape.num_kv_heads);
+        let mut planner = WorkPlanner::new(tiles.work_shape(&self.shape, SplitPolicy::Adaptive));
+        let list = words(planner.plan(&self.spans));
+        let work = device.alloc(list.len(), "a checked work list")?;
+        device.write(work, &list)?;
+        let partials = device.alloc(workspace.partials * 4, "checked partial results")?;
+        let tickets = device.alloc(workspace.tickets * 4, "checked tickets")?;
+        device.fill(tickets, 0, workspace.tickets * 4)?;
+        let out = device.alloc(self.rows * self.shape.out_width() * 2, "checked outputs")?;
+        let cache = LayerCache {
+            arena: self.arena.0,
+            geometry: &self.geometry.groups[0],
+            layer: LAYERS - 1,
+            tables: self.tables,
+            max_blocks: self.max_blocks,
+        };
+        let (shape, qkv, sinks, half) = (&self.shape, self.qkv, DevicePtr::NULL, self.half);
+        let launch = Attention { shape, tiles, cache, qkv, arena, out, work, partials, tickets, sinks, half }.launch();
+        Ok((launch, out))
+    }
+
+    /// What a launch writes.
+    fn run<D: GpuDevice>(&self, device: &mut D, (launch, out): &(Launch, DevicePtr)) -> Result<Vec<u8>, GpuError> {
+        let mut bytes = vec![0; self.rows * self.shape.out_width() * 2];
+        device.fill(*out, 0xff, bytes.len())?;
+        device.launch(launch)?;
+        device.read(*out, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// Runs both families on a case: the largest difference, and microseconds a launch.
+fn compare<D: GpuDevice>(device: &mut D, case: &Case, scale: Scale) -> Checked<Value> {
+    let step = Step::new(device, case, scale.num_kv_heads)?;
+    let mma = AttentionTiles::new(&step.shape, false, device.info().into()).ok_or_else(|| wrong("no tiles"))?;
+    let wgmma = attention_sm90a::tiles_on(&step.shape, false, device)?;
+    let map = ArenaMap::new(device, &step.geometry, 0, case.half, step.arena)?;
+    let old = step.prepare(device, &mma, None)?;
+    let new = step.prepare(device, &wgmma, Some(&map))?;
+    let (want, got) = (step.run(device, &old)?, step.run(device, &new)?);
+    let worst = largest_difference(case.half, &got, &want);
+    // Each rounds probabilities below 1 and values below 2, and the result; the orders of summation differ.
+    let bound = if case.half == HalfType::Bf16 { 4.0 / 256.0 } else { 4.0 / 2048.0 };
+    if worst.is_nan() || worst > bound {
+        return Err(wrong(format!("outputs differ by up to {worst}, the bound is {bound}")));
+    }
+    for repeat in 1..scale.launches {
+        if step.run(device, &new)? != got {
+            return Err(wrong(format!("launch {repeat} gives other bits than the first")));
+        }
+    }
+    let mut time = |launch| microseconds(device, launch, scale.launches);
+    let (mma_us, wgmma_us) = (time(&old.0)?, time(&new.0)?);
+    Ok(json!({"worst_difference": worst, "mma_us": mma_us, "wgmma_us": wgmma_us, "speedup": mma_us / wgmma_us}))
+}
+
+fn wrong(text: impl Into<String>) -> Fault {
+    Fault::Wrong(text.into())
+}
+
+/// Time of a launch, of several behind one another.
+fn microseconds<D: GpuDevice>(device: &mut D, launch: &Launch, launches: usize) -> Result<f64, GpuError> {
+    device.synchronize()?;
+    let begin = Instant::now();
+    (0..launches).try_for_each(|_| device.launch(launch))?;
+    device.synchronize()?;
+    Ok(begin.elapsed().as_secs_f64() * 1e6 / launches as f64)
+}
+
+fn largest_difference(half: HalfType, got: &[u8], want: &[u8]) -> f32 {
+    let value = |pair: &[u8]| match half {
+        HalfType::Bf16 => bf16::from_le_bytes([pair[0], pair[1]]).to_f32(),
+        HalfType::F16 => f16::from_le_bytes([pair[0], pair[1]]).to_f32(),
+    };
+    let pairs = got.chunks(2).zip(want.chunks(2));
+    // NaN is no number that `max` keeps.
+    pairs
+        .map(|(a, b)| (value(a) - value(b)).abs())
+        .fold(0.0, |worst, d| if d > worst || d.is_nan() { d } else { worst })
+}
+
+/// Numbers of magnitude 1/8 to 2, each exponent as likely as another; SplitMix64.
+fn numbers(half: HalfType) -> impl FnMut() -> [u8; 2] {
+    let mut state = 7u64;
+    let (exponent_bit, bias) = match half {
+        HalfType::Bf16 => (7, 127),
+        HalfType::F16 => (10, 15),
+    };
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32;
+        let (mantissa, exponent) = (z as u16 & ((1 << exponent_bit) - 1), bias - 3 + (z >> 16) as u16 % 4);
+        (((z >> 31) as u16 & 1) << 15 | exponent << exponent_bit | mantissa).to_le_bytes()
+    }
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
