@@ -9,12 +9,14 @@
 //
 // The next slice is in flight while this one is used: 8 warps of 2 blocks hold 64 KiB an SM. Weights don't depend on the
 // kernel in front, so the first slice is asked for before it is waited for. In front x may be RMS-normed; behind, a bias, an
-// activated gate times its up row, and a sum onto y.
+// activated gate times its up row, a sum onto y, or rope and the write of keys and values into the cache.
 #include "gemv.cuh"
 
 // Steps of 32 elements in a slice.
 constexpr int kSteps = 4;
 constexpr int kSlice = 32 * kSteps;
+// Rows of W: those that are the low half of mma's A, and those that are its high half.
+constexpr int kGroup = 8;
 
 // A lane's part of a slice: of row g and of row g + 8 of the block's 16.
 struct WeightSlice {
@@ -57,13 +59,17 @@ __device__ __forceinline__ void multiply(const GemvParams& p, const WeightSlice&
 
 // Adds the warps' sums and writes the block's results, neighbours in n by neighbouring threads.
 template <class T>
-__device__ __forceinline__ void finish(const GemvParams& p, const float* d, int m0, int n0) {
+__device__ __forceinline__ void finish(const GemvParams& p, const float* d) {
     SHARED(float, partial, kWarps * 16 * kBatch);
     put_partial(partial, d);
+    // Found again here: through the loop there is no register for them.
+    const int m0 = first_x_row(p);
+    const RowPair rows = row_pair(p, kGroup);
+    if (p.heads.head_dim) return finish_heads<T>(p, partial, m0, rows, kGroup);
     __syncthreads();
     const bool gated = p.activation >= 0;
     const int columns = gated ? 8 : 16;
-    const int x_row = threadIdx.x / columns, i = threadIdx.x % columns, n = n0 + i;
+    const int x_row = threadIdx.x / columns, i = threadIdx.x % columns, n = rows.low + i;
     if (m0 + x_row >= p.m || x_row >= kBatch || n >= p.n) return;
     float value = total(partial, i, x_row) + bias_of<T>(p, n);
     if (gated) {
@@ -76,13 +82,12 @@ __device__ __forceinline__ void finish(const GemvParams& p, const float* d, int 
 template <class T, bool kNorm>
 __device__ __forceinline__ void gemv(const GemvParams& p) {
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const bool gated = p.activation >= 0;
-    // Row g of the tile and row g + 8: of a gated product the gate row and its up row.
-    const int m0 = blockIdx.x % p.m_tiles * kBatch, n0 = blockIdx.x / p.m_tiles * (gated ? 8 : 16);
-    const int low_row = n0 + g, high_row = gated ? p.n + low_row : low_row + 8;
+    const int m0 = first_x_row(p);
+    const RowPair rows = row_pair(p, kGroup);
+    const int low_row = rows.low + g, high_row = rows.high + g;
     const T* w = static_cast<const T*>(p.w);
     const T* low = low_row < p.n ? w + static_cast<size_t>(low_row) * p.k : nullptr;
-    const T* high = (gated ? low_row : high_row) < p.n ? w + static_cast<size_t>(high_row) * p.k : nullptr;
+    const T* high = (p.activation >= 0 ? low_row : high_row) < p.n ? w + static_cast<size_t>(high_row) * p.k : nullptr;
 
     int first = warp * kSlice + 8 * t;
     WeightSlice slice, next;
@@ -93,13 +98,13 @@ __device__ __forceinline__ void gemv(const GemvParams& p) {
     const float factor = kNorm ? norm_factor<T>(p, m0, g) : 1.0f;
     const T* x = m0 + g < p.m ? static_cast<const T*>(p.x) + static_cast<size_t>(m0 + g) * p.k : nullptr;
     float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    // All lanes of a warp take the same number of turns: mma needs them all.
-    for (int turn = warp * kSlice; turn < p.k; turn += kWarps * kSlice, first += kWarps * kSlice) {
+    // By the first column of the warp, whatever the lane: mma needs all lanes.
+    for (; (first & ~31) < p.k; first += kWarps * kSlice) {
         load_weights(next, low, high, first + kWarps * kSlice, p.k);
         multiply<T, kNorm>(p, slice, x, first, factor, d);
         slice = next;
     }
-    finish<T>(p, d, m0, n0);
+    finish<T>(p, d);
 }
 
 KERNEL(gemv_bf16, GemvParams, kThreads, 2) { gemv<__nv_bfloat16, false>(p); }

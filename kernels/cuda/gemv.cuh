@@ -4,6 +4,7 @@
 // the order in which mma takes them: g = lane / 4 is a row of W and of x, t = lane % 4 a part of k.
 #pragma once
 #include "activation.cuh"
+#include "heads.cuh"
 
 struct GemvParams {
     const void* x;             // [m, k], T
@@ -11,6 +12,7 @@ struct GemvParams {
     const void* bias;          // [rows of w], T, or null
     const float* norm_weight;  // [k], or null: no norm in front
     void* y;                   // [m, y_stride], T or f32, of which n columns are written
+    Heads heads;               // where y is q | k | v: its heads, of which keys and values go to the cache instead
     int m;
     int m_tiles;  // tiles of 8 rows: block b takes tile b % m_tiles of x
     int n;
@@ -26,6 +28,25 @@ struct GemvParams {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kBatch = 8;
+
+// The first of the block's rows of x.
+__device__ __forceinline__ int first_x_row(const GemvParams& p) { return blockIdx.x % p.m_tiles * kBatch; }
+
+// Rows of W that a block owns: `group` rows from `low` on and as many from `high` on.
+struct RowPair {
+    int low, high;
+};
+
+// Of a gated product gate rows and their up rows, of rotated heads (i, i + pairs) values and their partners, else neighbours.
+// Where the columns of y are heads, blockIdx.y is the head.
+__device__ __forceinline__ RowPair row_pair(const GemvParams& p, int group) {
+    const int block = blockIdx.x / p.m_tiles;
+    if (p.activation >= 0) return {group * block, p.n + group * block};
+    const int head = blockIdx.y * p.heads.head_dim, d = 2 * group * block;
+    if (p.heads.interleaved || !turns(p.heads, p.heads.first + blockIdx.y, d)) return {head + d, head + d + group};
+    return {head + d / 2, head + d / 2 + static_cast<int>(p.heads.pairs)};
+}
+
 __device__ __forceinline__ uint4 load_16_if(bool valid, const void* address) {
     return valid ? *static_cast<const uint4*>(address) : make_uint4(0, 0, 0, 0);
 }
@@ -114,4 +135,34 @@ __device__ __forceinline__ float total(const float* partial, int w_row, int x_ro
 #pragma unroll
     for (int warp = 0; warp < kWarps; ++warp) sum += partial[warp * 16 * kBatch + w_row * kBatch + x_row];
     return sum;
+}
+
+// Rotates the block's sums and writes them where their heads go. `partial` holds what the warps have put there: kWarps times
+// [16][8] for every 16 of the block's rows of W. All threads call it.
+template <class T>
+__device__ __forceinline__ void finish_heads(const GemvParams& p, const float* partial, int m0, RowPair rows, int group) {
+    const Heads& h = p.heads;
+    const int x_row = threadIdx.x / (2 * group), i = threadIdx.x % (2 * group), row = m0 + x_row;
+    const int column = i < group ? rows.low + i : rows.high + i - group;
+    const uint32_t head = h.first + blockIdx.y, d = column - blockIdx.y * h.head_dim;
+    // What has to be fetched is under way while the block waits for its last warp.
+    const int slot = x_row < kBatch && row < p.m ? h.row_slot[row] : -1;
+    const bool turning = slot >= 0 && turns(h, head, d);
+    const float2 turn = turning ? turn_of(h, row, d) : make_float2(1.0f, 0.0f);
+    unsigned char* cached_at = slot >= 0 && head >= h.num_heads ? cached_head<T>(h, row, slot, head) : nullptr;
+    __syncthreads();
+    if (slot < 0) return;
+    auto sum = [&](int i, int column) {
+        return total(partial + i / 16 * (kWarps * 16 * kBatch), i % 16, x_row) + bias_of<T>(p, column);
+    };
+    float value = sum(i, column);
+    if (turning) {
+        const int partner = i ^ (h.interleaved ? 1 : group);
+        value = turned(turn, value, sum(partner, column - static_cast<int>(d) + static_cast<int>(partner_of(h, d))));
+    }
+    if (cached_at) {
+        store_cached<T>(h, cached_at, d, value);
+    } else {
+        put<T>(p, row, column, value);
+    }
 }

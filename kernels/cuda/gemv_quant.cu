@@ -1,8 +1,9 @@
 // Products of few rows with a block-quantised weight: y[m, n] = x[m, k] W[n, k]^T, W packed as quant.cuh says.
 //
-// As gemv.cu, a block owns 16 rows of W (two tiles when gated: a gate tile and its up tile), its warps take turns at slices
-// of 256 columns, and their sums are added in the order of the warps. The integers are exact in T, so mma multiplies them as
-// they are; a step's sum is scaled in f32. Where a type has minima, mma with ones gives the sums of x that they multiply.
+// As gemv.cu, a block owns 16 rows of W (two tiles where rows belong together: a gate tile and its up tile, values of heads
+// and their partners in rope), its warps take turns at slices of 256 columns, and their sums are added in the order of the
+// warps. The integers are exact in T, so mma multiplies them as they are; a step's sum is scaled in f32. Where a type has
+// minima, mma with ones gives the sums of x that they multiply.
 #include "gemv.cuh"
 #include "quant.cuh"
 
@@ -83,32 +84,43 @@ __device__ __forceinline__ void multiply(const SliceRegisters<F>& w, const T* st
     }
 }
 
+// Whether a block owns two tiles, whose rows belong together.
+__device__ __forceinline__ bool two_tiles(const GemvParams& p) {
+    return p.activation >= 0 || (p.heads.pairs && !p.heads.interleaved);
+}
+__device__ __forceinline__ int group_of(const GemvParams& p) { return two_tiles(p) ? kTileRows : kTileRows / 2; }
+
 // Adds the warps' sums and writes the block's results.
 template <class T>
-__device__ __forceinline__ void finish(const GemvParams& p, const float* d, const float* up, int m0, int n0) {
+__device__ __forceinline__ void finish(const GemvParams& p, const float* d, const float* other) {
     SHARED(float, partial, 2 * kWarps * 16 * kBatch);
-    float* up_partial = partial + kWarps * 16 * kBatch;
+    float* other_partial = partial + kWarps * 16 * kBatch;
     const bool gated = p.activation >= 0;
     put_partial(partial, d);
-    if (gated) put_partial(up_partial, up);
+    if (two_tiles(p)) put_partial(other_partial, other);
+    // Found again here: through the loop there is no register for them.
+    const int m0 = first_x_row(p);
+    const RowPair rows = row_pair(p, group_of(p));
+    if (p.heads.head_dim) return finish_heads<T>(p, partial, m0, rows, group_of(p));
     __syncthreads();
-    const int x_row = threadIdx.x / 16, i = threadIdx.x % 16, n = n0 + i;
+    const int x_row = threadIdx.x / 16, i = threadIdx.x % 16, n = rows.low + i;
     if (m0 + x_row >= p.m || x_row >= kBatch || n >= p.n) return;
     float value = total(partial, i, x_row) + bias_of<T>(p, n);
-    if (gated) value = activate_any(p.activation, value) * (total(up_partial, i, x_row) + bias_of<T>(p, p.n + n));
+    if (gated) value = activate_any(p.activation, value) * (total(other_partial, i, x_row) + bias_of<T>(p, p.n + n));
     put<T>(p, m0 + x_row, n, value);
 }
 
 template <class T, class F>
 __device__ __forceinline__ void gemv_quant(const GemvParams& p) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
-    const int m0 = blockIdx.x % p.m_tiles * kBatch, tile = blockIdx.x / p.m_tiles;
+    const int m0 = first_x_row(p);
+    const RowPair rows = row_pair(p, group_of(p));
     const int slices = (p.k + kSliceColumns - 1) / kSliceColumns;
-    const int parts = p.activation >= 0 ? 2 : 1;
+    const int parts = two_tiles(p) ? 2 : 1;
     const size_t tile_bytes = static_cast<size_t>(slices) * F::kSliceBytes;
-    const unsigned char* w = static_cast<const unsigned char*>(p.w) + tile * tile_bytes;
-    // From a gate tile to its up tile.
-    const size_t part_bytes = static_cast<size_t>((p.n + kTileRows - 1) / kTileRows) * tile_bytes;
+    const unsigned char* w = static_cast<const unsigned char*>(p.w) + rows.low / kTileRows * tile_bytes;
+    // Slices from one of two tiles to the other.
+    const int apart = (rows.high - rows.low) / kTileRows * slices;
 
     SliceRegisters<F> now, next;
     if (warp < slices) now.load(w + static_cast<size_t>(warp) * F::kSliceBytes, lane);
@@ -126,11 +138,11 @@ __device__ __forceinline__ void gemv_quant(const GemvParams& p) {
             const bool stay = part + 1 < parts;
             const int next_slice = stay ? slice : slice + kWarps;
             if (next_slice < slices) {
-                next.load(w + (stay ? part_bytes : 0) + static_cast<size_t>(next_slice) * F::kSliceBytes, lane);
+                next.load(w + static_cast<size_t>(stay ? apart + slice : next_slice) * F::kSliceBytes, lane);
             }
             multiply<T, F>(now, staged, (p.k - first) / 32, d);
             now = next;
-            // Gate and up take turns, and after both each is back in its place.
+            // The two tiles take turns, and after both each is back in its place.
             if (parts == 2) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
@@ -140,7 +152,7 @@ __device__ __forceinline__ void gemv_quant(const GemvParams& p) {
             }
         }
     }
-    finish<T>(p, d, other, m0, tile * kTileRows);
+    finish<T>(p, d, other);
 }
 
 #define GEMV_QUANT(name, F)                                                                            \

@@ -155,20 +155,23 @@ pub trait Backend {
         Ok(())
     }
 
-    /// `y = rms_norm(x) W^T + bias`; `normed` is scratch as large as `x`.
+    /// `qkv = rms_norm(x) W^T + bias`, then [`Self::qkv_post`]; `normed` is scratch as large as `x`. Afterwards only the
+    /// queries in `qkv` are of use.
     ///
     /// # Errors
     /// When shapes don't agree.
-    fn norm_linear(
+    fn norm_qkv(
         &mut self,
+        step: &StepInput<'_>,
+        layer: &AttentionLayer<'_, Self::Vector>,
         x: &Self::Buffer,
         (weight, params): (&Self::Vector, NormParams),
-        normed: &mut Self::Buffer,
+        (normed, qkv): (&mut Self::Buffer, &mut Self::Buffer),
         w: &Self::Linear,
-        y: &mut Self::Buffer,
     ) -> Result<(), KernelError> {
         self.rms_norm(x, weight, params, normed)?;
-        self.linear(w, normed, y, false)
+        self.linear(w, normed, qkv, false)?;
+        self.qkv_post(step, layer, qkv)
     }
 
     /// `out = act(g) * u` of `g | u = rms_norm(x) W^T + bias`; `normed` is scratch as large as `x`, `gate_up` for `g | u`.

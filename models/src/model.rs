@@ -198,9 +198,8 @@ impl<B: Backend> Model<B> {
         let rope = self.spec.layers[index].attention.rope;
         let layer = AttentionLayer { shape, slot: self.layout.slots[index], rope, qk_norm, norm };
         backend.resize(&mut buffers.qkv, m * shape.qkv_width())?;
-        let (residual, normed) = (&buffers.residual, &mut buffers.normed);
-        backend.norm_linear(residual, (&weights.attn_norm, norm), normed, &weights.qkv, &mut buffers.qkv)?;
-        backend.qkv_post(step, &layer, &mut buffers.qkv)?;
+        let (residual, out) = (&buffers.residual, (&mut buffers.normed, &mut buffers.qkv));
+        backend.norm_qkv(step, &layer, residual, (&weights.attn_norm, norm), out, &weights.qkv)?;
         backend.resize(&mut buffers.attn, m * shape.num_heads * shape.head_dim_v)?;
         backend.attention(step, &layer, &buffers.qkv, &mut buffers.attn)?;
         match &weights.post_attn_norm {

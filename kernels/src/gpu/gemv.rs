@@ -4,6 +4,7 @@
 
 use super::activation::activation_code;
 use super::launch::{DevicePtr, HalfType, Launch, Params};
+use super::qkv_post::Heads;
 use super::quant::kernel_name;
 use crate::activation::GateActivation;
 use crate::backend::NormParams;
@@ -24,7 +25,7 @@ const TILE: usize = 16;
 /// Elements of k that a lane loads at once.
 const PACK: usize = 8;
 
-/// The struct of that name in `gemv.cu`.
+/// The struct of that name in `gemv.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct GemvParams {
@@ -33,6 +34,7 @@ pub struct GemvParams {
     bias: DevicePtr,
     norm_weight: DevicePtr,
     y: DevicePtr,
+    heads: Heads,
     m: i32,
     m_tiles: i32,
     n: i32,
@@ -45,7 +47,8 @@ pub struct GemvParams {
     offset: f32,
 }
 
-// SAFETY: five addresses and ten 4-byte numbers, no padding; the fields of the struct in `gemv.cu`.
+// SAFETY: five addresses, `Heads` (five more and eight 4-byte numbers) and ten 4-byte numbers, no padding; the fields of the
+// struct in `gemv.cuh`.
 unsafe impl Params for GemvParams {
     const NAME: &'static str = "GemvParams";
 }
@@ -61,6 +64,8 @@ pub enum GemvOutput {
     Added,
     /// `y = act(x G^T + bias) * (x U^T + bias)`, of the half type, with W = G over U, `n` rows each.
     Gated(GateActivation),
+    /// `y = q | k | v`: queries rotated, keys and values only into the cache; padding rows are left alone.
+    Heads(Heads),
 }
 
 /// How the weight is stored.
@@ -70,6 +75,20 @@ pub enum GemvWeight {
     Dense,
     /// Packed by [`super::quant::QuantLayout`].
     Packed(WeightType),
+}
+
+impl GemvWeight {
+    /// Neighbours among the rows of W that a block owns two groups of: a dense block has half of mma's rows in each, a packed
+    /// one halves of a tile, or two tiles where the groups lie apart.
+    fn group(self, apart: bool) -> usize {
+        if self == Self::Dense || !apart { TILE / 2 } else { TILE }
+    }
+
+    /// Whether a product can end with these heads: its blocks have whole pairs, each of one head.
+    pub fn takes(self, heads: &Heads) -> bool {
+        let group = self.group(heads.distance().is_some());
+        heads.head_dim().is_multiple_of(2 * group) && heads.distance().unwrap_or(0).is_multiple_of(group)
+    }
 }
 
 /// `y[m, n]` from `x[m, k]` and the row-major weight.
@@ -102,18 +121,22 @@ pub struct Gemv {
 }
 
 impl Gemv {
-    /// The launch: a block for 16 rows of the weight.
+    /// The launch: a block for 16 rows of the weight, or 32.
     ///
     /// # Panics
-    /// If there are too many rows, `y` is narrower than `n`, `k` or `n` is not such a multiple, or the weight's rows pass `i32::MAX`.
+    /// If there are too many rows, `y` is narrower than `n`, `k` or `n` is not such a multiple, the heads are none that a block
+    /// takes, or the weight's rows pass `i32::MAX`.
     pub fn launch(&self) -> Launch {
         let Self { m, n, k, .. } = *self;
         assert!(m <= MAX_ROWS, "gemv: {m} rows");
         assert!(k > 0 && k.is_multiple_of(PACK), "gemv: k of {k} is no multiple of 8");
-        let gated = match self.output {
-            GemvOutput::Gated(activation) => Some(activation),
-            _ => None,
+        let (gated, heads) = match self.output {
+            GemvOutput::Gated(activation) => (Some(activation), Heads::default()),
+            GemvOutput::Heads(heads) => (None, heads),
+            _ => (None, Heads::default()),
         };
+        let whole = heads == Heads::default() || (self.format.takes(&heads) && n.is_multiple_of(heads.head_dim()));
+        assert!(whole, "gemv: {n} columns of heads of {}", heads.head_dim());
         let norm = self.norm.unwrap_or((DevicePtr::NULL, NormParams { eps: 0.0, one_plus: false }));
         assert!(self.y_stride >= n, "gemv: {n} columns in rows of {}", self.y_stride);
         // Twice n must be an index too.
@@ -124,6 +147,7 @@ impl Gemv {
             bias: self.bias.unwrap_or_default(),
             norm_weight: norm.0,
             y: self.y,
+            heads,
             m: m as i32,
             m_tiles: m.div_ceil(BATCH) as i32,
             n: n as i32,
@@ -145,10 +169,11 @@ impl Gemv {
             }
         };
         let mut launch = Launch::new(module, format!("{form}_{}", self.half.name()), &params);
-        // A dense gated block has 8 gate rows and their 8 up rows, a packed one a tile of either.
-        let half_tile = gated.is_some() && self.format == GemvWeight::Dense;
-        let blocks = n.div_ceil(if half_tile { TILE / 2 } else { TILE });
-        launch.grid = [(blocks * m.div_ceil(BATCH)) as u32, 1, 1];
+        let group = self.format.group(gated.is_some() || heads.distance().is_some());
+        let (columns, num_heads) =
+            if heads == Heads::default() { (n, 1) } else { (heads.head_dim(), n / heads.head_dim()) };
+        let blocks = columns.div_ceil(if gated.is_some() { group } else { 2 * group });
+        launch.grid = [(blocks * m.div_ceil(BATCH)) as u32, num_heads as u32, 1];
         launch.threads = THREADS;
         launch.overlap = true;
         launch

@@ -12,7 +12,8 @@ use super::device::GpuDevice;
 use super::gemm::Gemm;
 use super::gemv::{Gemv, GemvOutput, GemvWeight, MAX_ROWS};
 use super::launch::{DevicePtr, HalfType};
-use super::quant::dequantize;
+use super::qkv_post::Heads;
+use super::quant::{TILE, dequantize};
 use super::weights::{GpuLinear, GpuPart};
 use crate::backend::NormParams;
 use crate::error::KernelError;
@@ -53,10 +54,22 @@ pub struct Products {
 }
 
 impl Products {
-    /// Whether a norm in front and a gate behind can be part of a product of `m` rows. Not in deterministic mode: they
-    /// would round elsewhere than the kernels that they replace.
-    pub fn fuses(&self, w: &GpuLinear, m: usize) -> bool {
-        !self.deterministic && m <= FEW_ROWS && w.dense().is_some()
+    /// Whether a product of `m` rows can take in what is in front of it and behind. Not in deterministic mode: that would
+    /// round elsewhere than the kernels that it replaces.
+    pub fn fuses(&self, m: usize) -> bool {
+        !self.deterministic && m <= FEW_ROWS
+    }
+
+    /// Whether a norm in front and a gate behind can be part of a product of `m` rows.
+    pub fn fuses_gate(&self, w: &GpuLinear, m: usize) -> bool {
+        let whole = |part: &GpuPart| part.packed.is_none() || (part.rows / 2).is_multiple_of(TILE);
+        self.fuses(m) && matches!(&w.parts[..], [part] if whole(part))
+    }
+
+    /// Whether a norm in front and rope and cache writes behind can be part of a product of `m` rows.
+    pub fn fuses_heads(&self, w: &GpuLinear, m: usize, heads: &Heads) -> bool {
+        let whole = |part: &GpuPart| [part.first, part.rows].iter().all(|at| at.is_multiple_of(heads.head_dim()));
+        self.fuses(m) && w.parts.iter().all(|part| format(part).takes(heads) && whole(part))
     }
 
     /// Issues a product.
@@ -133,7 +146,7 @@ impl Products {
         Gemv {
             x: product.x,
             weight: part.at,
-            format: part.packed.map_or(GemvWeight::Dense, |layout| GemvWeight::Packed(layout.ty())),
+            format: format(part),
             bias: (w.bias != DevicePtr::NULL).then(|| w.bias.byte_add(part.first * 2)),
             norm: product.norm,
             y: product.y,
@@ -141,8 +154,15 @@ impl Products {
             m: product.m,
             n: if gated { part.rows / 2 } else { part.rows },
             k: w.in_features,
-            output: product.output,
+            output: match product.output {
+                GemvOutput::Heads(heads) => GemvOutput::Heads(heads.from_column(part.first)),
+                output => output,
+            },
             half: self.half,
         }
     }
+}
+
+fn format(part: &GpuPart) -> GemvWeight {
+    part.packed.map_or(GemvWeight::Dense, |layout| GemvWeight::Packed(layout.ty()))
 }

@@ -12,7 +12,7 @@ use crate::packed::blocks::Block;
 use crate::packed::layout::{Format, Scales, with_format};
 
 /// Rows of a tile.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 /// Columns of a slice.
 const SLICE: usize = 256;
 /// Steps of 32 columns in a slice.

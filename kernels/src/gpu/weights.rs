@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::device::{GpuDevice, GpuError};
 use super::launch::{DevicePtr, HalfType};
-use super::quant::QuantLayout;
+use super::quant::{QuantLayout, TILE};
 use crate::dequant::dequantize;
 use crate::dtype::WeightType;
 use crate::error::KernelError;
@@ -29,7 +29,7 @@ pub struct GpuPart {
 /// A matrix `[out_features, in_features]` with its bias, which is of the device's 16-bit type.
 #[derive(Clone, Debug)]
 pub struct GpuLinear {
-    /// Row-stacked; dense neighbours are one part.
+    /// Row-stacked; neighbours of one format are one part.
     pub parts: Vec<GpuPart>,
     /// `[out_features]`, or null.
     pub bias: DevicePtr,
@@ -114,21 +114,14 @@ pub fn upload_linear<D: GpuDevice>(
         let reason = format!("a matrix of {in_features} columns: the GPU takes multiples of {unit}; use --device cpu");
         return Err(GpuError::Unusable(reason).into());
     }
-    let parts = if unit == 8 {
-        vec![upload_dense(device, half, views, 0)?]
-    } else {
-        let mut first = 0;
-        let mut upload = |view: &MatrixView<'_>| {
-            let part = if view.ty.is_dense() {
-                upload_dense(device, half, std::slice::from_ref(view), first)
-            } else {
-                upload_packed(device, view, first)
-            };
-            first += view.rows;
-            part
-        };
-        views.iter().map(&mut upload).collect::<Result<_, _>>()?
-    };
+    let mut parts: Vec<GpuPart> = Vec::new();
+    for neighbours in views.chunk_by(joined) {
+        let first = parts.last().map_or(0, |part| part.first + part.rows);
+        parts.push(match neighbours {
+            [view, ..] if !view.ty.is_dense() => upload_packed(device, neighbours, first)?,
+            _ => upload_dense(device, half, neighbours, first)?,
+        });
+    }
     let bias = match bias {
         None => DevicePtr::NULL,
         Some(values) => {
@@ -202,15 +195,26 @@ fn upload_view<D: GpuDevice>(
     Ok(device.write_with(at, view.rows * out_bytes, out_bytes, &convert)?)
 }
 
-fn upload_packed<D: GpuDevice>(device: &mut D, view: &MatrixView<'_>, first: usize) -> Result<GpuPart, KernelError> {
-    let layout = QuantLayout::new(view.ty, view.rows, view.cols)?;
-    let start = device.alloc(layout.bytes(), "weights")?;
-    let tile = layout.tile_bytes();
-    let pack = |at: usize, piece: &mut [u8]| {
-        layout.pack(view.data, at / tile..(at + piece.len()) / tile, piece).map_err(operand)
-    };
-    device.write_with(start, layout.bytes(), tile, &pack)?;
-    Ok(GpuPart { packed: Some(layout), at: start, first, rows: view.rows })
+/// Whether two neighbours can be one part: a packed one ends with a whole tile.
+fn joined(a: &MatrixView<'_>, b: &MatrixView<'_>) -> bool {
+    if a.ty.is_dense() { b.ty.is_dense() } else { a.ty == b.ty && a.rows.is_multiple_of(TILE) }
+}
+
+/// Packed views of one type, one behind the other.
+fn upload_packed<D: GpuDevice>(device: &mut D, views: &[MatrixView<'_>], first: usize) -> Result<GpuPart, KernelError> {
+    let rows = views.iter().map(|view| view.rows).sum();
+    let whole = QuantLayout::new(views[0].ty, rows, views[0].cols)?;
+    let (start, tile) = (device.alloc(whole.bytes(), "weights")?, whole.tile_bytes());
+    let mut at = start;
+    for view in views {
+        let layout = QuantLayout::new(view.ty, view.rows, view.cols)?;
+        let pack = |at: usize, piece: &mut [u8]| {
+            layout.pack(view.data, at / tile..(at + piece.len()) / tile, piece).map_err(operand)
+        };
+        device.write_with(at, layout.bytes(), tile, &pack)?;
+        at = at.byte_add(layout.bytes());
+    }
+    Ok(GpuPart { packed: Some(whole), at: start, first, rows })
 }
 
 fn operand(error: KernelError) -> GpuError {

@@ -15,6 +15,7 @@ mod embed;
 mod emulator;
 mod emulator_sm90a;
 mod gemv;
+mod gemv_heads;
 mod logits;
 mod logprobs;
 mod norm;

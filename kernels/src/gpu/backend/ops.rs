@@ -151,22 +151,29 @@ impl<D: GpuDevice> Backend for GpuBackend<D> {
         Ok(())
     }
 
-    fn norm_linear(
+    fn norm_qkv(
         &mut self,
+        step: &StepInput<'_>,
+        layer: &AttentionLayer<'_, GpuVector>,
         x: &GpuBuffer,
         (weight, params): (&GpuVector, NormParams),
-        normed: &mut GpuBuffer,
+        (normed, qkv): (&mut GpuBuffer, &mut GpuBuffer),
         w: &GpuLinear,
-        y: &mut GpuBuffer,
     ) -> Result<(), KernelError> {
-        if !self.products.fuses(w, x.len / w.in_features) {
-            self.rms_norm(x, weight, params, normed)?;
-            return self.linear(w, normed, y, false);
-        }
         let m = x.len / w.in_features;
+        if !self.products.fuses(m) {
+            self.rms_norm(x, weight, params, normed)?;
+            self.linear(w, normed, qkv, false)?;
+            return self.qkv_post(step, layer, qkv);
+        }
+        let heads = self.post(step, layer, qkv).heads();
+        // A head's norm needs the whole head.
+        let whole = layer.qk_norm.is_none() && self.products.fuses_heads(w, m, &heads);
+        let output = if whole { GemvOutput::Heads(heads) } else { GemvOutput::Half };
         let norm = Some((weight.at, params));
-        let product = Product { m, x: x.at, norm, y: y.at, stride: w.out_features, output: GemvOutput::Half };
-        self.products.issue(&mut self.device, w, &product)
+        let product = Product { m, x: x.at, norm, y: qkv.at, stride: w.out_features, output };
+        self.products.issue(&mut self.device, w, &product)?;
+        if whole { Ok(()) } else { self.qkv_post(step, layer, qkv) }
     }
 
     fn norm_gated(
@@ -178,7 +185,7 @@ impl<D: GpuDevice> Backend for GpuBackend<D> {
         out: &mut GpuBuffer,
         width: usize,
     ) -> Result<(), KernelError> {
-        if !self.products.fuses(w, x.len / w.in_features) {
+        if !self.products.fuses_gate(w, x.len / w.in_features) {
             self.rms_norm(x, weight, params, normed)?;
             self.linear(w, normed, gate_up, false)?;
             return self.gated_activation(gate_up, activation, width, out);
@@ -211,23 +218,7 @@ impl<D: GpuDevice> Backend for GpuBackend<D> {
         layer: &AttentionLayer<'_, GpuVector>,
         qkv: &mut GpuBuffer,
     ) -> Result<(), KernelError> {
-        let rope = layer.rope.map(|index| {
-            let Rope { table, rows, .. } = &self.ropes[index];
-            DeviceRope { rows: *rows, pairs: table.inv_freq.len(), interleaved: table.interleaved }
-        });
-        let norms = layer.qk_norm.map(|(q, k)| DeviceQkNorm { q: q.at, k: k.at, params: layer.norm });
-        let post = QkvPost {
-            shape: layer.shape,
-            cache: self.cache(layer),
-            qkv: qkv.at,
-            positions: self.at(self.meta.positions),
-            row_slot: self.at(self.meta.row_slot),
-            norms,
-            rope,
-            rows: step.tokens.len(),
-            half: self.half,
-        };
-        let launch = post.launch();
+        let launch = self.post(step, layer, qkv).launch();
         Ok(self.device.launch(&launch)?)
     }
 
@@ -273,5 +264,27 @@ impl<D: GpuDevice> Backend for GpuBackend<D> {
             return Ok(());
         }
         Ok(self.device.launch(&scale_softcap(x.at, x.rows * x.stride, multiplier, cap))?)
+    }
+}
+
+impl<D: GpuDevice> GpuBackend<D> {
+    /// What is done with the rows of `q | k | v`.
+    fn post<'a>(&'a self, step: &StepInput<'_>, layer: &AttentionLayer<'a, GpuVector>, qkv: &GpuBuffer) -> QkvPost<'a> {
+        let rope = layer.rope.map(|index| {
+            let Rope { table, rows, .. } = &self.ropes[index];
+            DeviceRope { rows: *rows, pairs: table.inv_freq.len(), interleaved: table.interleaved }
+        });
+        let norms = layer.qk_norm.map(|(q, k)| DeviceQkNorm { q: q.at, k: k.at, params: layer.norm });
+        QkvPost {
+            shape: layer.shape,
+            cache: self.cache(layer),
+            qkv: qkv.at,
+            positions: self.at(self.meta.positions),
+            row_slot: self.at(self.meta.row_slot),
+            norms,
+            rope,
+            rows: step.tokens.len(),
+            half: self.half,
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod attention;
 mod bed;
 mod cache;
 pub mod draws;
+pub mod heads;
 pub mod logprobs;
 pub mod norm;
 pub mod packed;

@@ -13,9 +13,9 @@ use crate::dtype::WeightType;
 use crate::norm;
 
 /// A weight as the device has it, and its values.
-struct Weight<T: Half> {
-    dense: Vec<T>,
-    packed: Option<(WeightType, Vec<u8>)>,
+pub(super) struct Weight<T: Half> {
+    pub(super) dense: Vec<T>,
+    pub(super) packed: Option<(WeightType, Vec<u8>)>,
     values: Vec<f32>,
 }
 
@@ -32,15 +32,15 @@ impl<T: Half> Weight<T> {
 
 /// A product's operands.
 pub struct Case<T: Half> {
-    m: usize,
-    n: usize,
-    k: usize,
-    x: Vec<T>,
-    weight: Weight<T>,
-    bias: Option<Vec<T>>,
-    norm: Option<(Vec<f32>, NormParams)>,
-    output: GemvOutput,
-    y: Vec<T>,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) x: Vec<T>,
+    pub(super) weight: Weight<T>,
+    pub(super) bias: Option<Vec<T>>,
+    pub(super) norm: Option<(Vec<f32>, NormParams)>,
+    pub(super) output: GemvOutput,
+    pub(super) y: Vec<T>,
 }
 
 impl<T: Half> Case<T> {
@@ -137,7 +137,7 @@ impl<T: Half> Case<T> {
         let product: Vec<f32> =
             x.chunks(self.k).flat_map(|x| (0..rows).map(move |row| (x, row))).map(|(x, row)| dot(x, row)).collect();
         match self.output {
-            GemvOutput::Half | GemvOutput::F32 => product,
+            GemvOutput::Half | GemvOutput::F32 | GemvOutput::Heads(_) => product,
             GemvOutput::Added => product.iter().zip(&self.y).map(|(product, y)| product + y.value()).collect(),
             GemvOutput::Gated(activation) => {
                 let mut out = vec![0.0; self.m * self.n];

@@ -41,11 +41,116 @@ pub struct Layer {
     pub fp8: bool,
 }
 
+impl Layer {
+    pub(super) fn describe<T: Half>(&self) -> String {
+        let Self { shape, norm, rope, fp8 } = self;
+        let (dim, rotated) = (shape.head_dim_k, rope.as_ref().map(|rope| (rope.rot_dim, rope.interleaved)));
+        format!("heads of {dim}, {} norm {norm:?}, rope {rotated:?}, fp8 {fp8}", T::TYPE.name())
+    }
+}
+
 /// Sequences of a step: (first position, rows); a padding row follows each.
 const PARTS: [(usize, usize); 3] = [(0, 2), (31, 3), (1000, 1)];
 
+/// The rows of such a step.
+pub(super) struct Rows {
+    pub(super) positions: Vec<u32>,
+    pub(super) slots: Vec<i32>,
+    /// Sequence and position; `None` for padding.
+    places: Vec<Option<(usize, usize)>>,
+}
+
+impl Rows {
+    pub(super) fn new() -> Self {
+        let (mut positions, mut slots, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (sequence, (first, rows)) in PARTS.into_iter().enumerate() {
+            for position in first..first + rows {
+                positions.push(position as u32);
+                slots.push(slot_of(sequence) as i32);
+                places.push(Some((sequence, position)));
+            }
+            positions.push(7);
+            slots.push(-1);
+            places.push(None);
+        }
+        Self { positions, slots, places }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// A cache with room for them.
+    pub(super) fn cache(&self, shape: &AttentionShape, dtype: KvDtype, seed: u64) -> PagedCache {
+        PagedCache::new(shape, dtype, &PARTS.map(|(first, rows)| first + rows), seed)
+    }
+
+    /// Their rotations on the device.
+    pub(super) fn rope<D: GpuDevice>(&self, bed: &mut Bed<D>, layer: &Layer) -> Checked<Option<DeviceRope>> {
+        let Some(table) = &layer.rope else { return Ok(None) };
+        let pairs = table.inv_freq.len();
+        let (inv_freq, at) = (bed.upload(&table.inv_freq)?, bed.upload(&self.positions)?);
+        let out = bed.alloc::<f32>(2 * self.len() * pairs)?;
+        let (inv_freq, positions, out) = (inv_freq.ptr(), at.ptr(), out.ptr());
+        bed.launch(&RopeRows { table, inv_freq, positions, out, rows: self.len() }.launch())?;
+        Ok(Some(DeviceRope { rows: out, pairs, interleaved: table.interleaved }))
+    }
+
+    /// `qkv` was `was` and is `got`: queries are what `want` says, keys and values are in the cache, which was `cache` and
+    /// is `after`, and nothing else has changed. One rounding of values that are within `absolute` of these.
+    pub(super) fn check<T: Half>(
+        &self,
+        layer: &Layer,
+        (was, got, want): (&[T], &[T], &[f32]),
+        (mut cache, after): (PagedCache, &PagedCache),
+        absolute: f32,
+    ) -> Checked {
+        let (shape, dim) = (&layer.shape, layer.shape.head_dim_k);
+        let (width, q_width) = (shape.qkv_width(), shape.num_heads * dim);
+        let rounding = if layer.fp8 { 1.0 / 16.0 } else { T::ROUNDING };
+        let untouched = cache.clone();
+        for (row, place) in self.places.iter().enumerate() {
+            let (got, was) = (&got[row * width..][..width], &was[row * width..][..width]);
+            ensure(got[q_width..] == was[q_width..], || "keys or values of qkv were written".to_owned())?;
+            let Some(place) = *place else {
+                ensure(got == was, || "a padding row was written".to_owned())?;
+                continue;
+            };
+            let want = &want[row * width..][..width];
+            assert_close(&floats(&got[..q_width]), &want[..q_width], T::ROUNDING, absolute)
+                .map_err(|fault| fault.of(format!("queries of row {row}")))?;
+            for (head, want) in want[q_width..].chunks(dim).enumerate() {
+                let (kv_head, is_value) = (head % shape.num_kv_heads, head >= shape.num_kv_heads);
+                let stored = after.read(place, kv_head, is_value);
+                // Of nearly the same f32, which may lie on the other side of a step.
+                assert_close(&stored, want, 2.0 * rounding, absolute + 1.0 / 512.0)
+                    .map_err(|fault| fault.of(format!("head {head} of keys and values of row {row}")))?;
+                cache.write(place, kv_head, is_value, &stored);
+            }
+        }
+        let outside = after.count_changed(&cache);
+        ensure(outside == 0, || format!("{outside} bytes were written outside the rows"))?;
+        ensure(after.count_changed(&untouched) > 0, || "the cache was not written".to_owned())
+    }
+
+    /// The cached values, which nothing changes, are those of `want` to the bit.
+    fn check_values(&self, layer: &Layer, want: &[f32], dtype: KvDtype, after: &PagedCache) -> Checked {
+        let (shape, dim) = (&layer.shape, layer.shape.head_dim_k);
+        let first = (shape.num_heads + shape.num_kv_heads) * dim;
+        for (row, (place, want)) in self.places.iter().zip(want.chunks(shape.qkv_width())).enumerate() {
+            let Some(place) = *place else { continue };
+            for (head, want) in want[first..].chunks(dim).enumerate() {
+                let (stored, exact) = (after.read(place, head, true), want.iter().map(|&x| cached(dtype, x)));
+                let exact: Vec<f32> = exact.collect();
+                ensure(stored == exact, || format!("values of row {row}, head {head}: {stored:?}, not {exact:?}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The CPU's rows after norms and rope, in f32: q, k and v.
-fn reference(layer: &Layer, norm: Option<QkNorm<'_>>, rows: &[f32], positions: &[u32]) -> Checked<Vec<f32>> {
+pub(super) fn reference(layer: &Layer, norm: Option<QkNorm<'_>>, rows: &[f32], positions: &[u32]) -> Checked<Vec<f32>> {
     let cpu = Cpu::new(1);
     let shape = &layer.shape;
     let (num_kv_heads, head_dim) = (shape.num_kv_heads, shape.head_dim_k);
@@ -70,92 +175,38 @@ fn reference(layer: &Layer, norm: Option<QkNorm<'_>>, rows: &[f32], positions: &
 /// # Errors
 /// When a query, key or value is not the CPU's, or anything else is written.
 pub fn check<T: Half, D: GpuDevice>(bed: &mut Bed<D>, layer: &Layer, seed: u64) -> Checked {
-    check_rows::<T, D>(bed, layer, seed).map_err(|fault| {
-        let Layer { shape, norm, rope, fp8 } = layer;
-        let (dim, rotated) = (shape.head_dim_k, rope.as_ref().map(|rope| (rope.rot_dim, rope.interleaved)));
-        fault.of(format!("heads of {dim}, {} norm {norm:?}, rope {rotated:?}, fp8 {fp8}", T::TYPE.name()))
-    })
+    check_rows::<T, D>(bed, layer, seed).map_err(|fault| fault.of(layer.describe::<T>()))
 }
 
 fn check_rows<T: Half, D: GpuDevice>(bed: &mut Bed<D>, layer: &Layer, seed: u64) -> Checked {
     let (shape, dim) = (&layer.shape, layer.shape.head_dim_k);
     let (width, dtype) = (shape.qkv_width(), cache_dtype::<T>(layer.fp8));
-    let mut random = Random(seed);
-    let (mut positions, mut slots, mut places) = (Vec::new(), Vec::new(), Vec::new());
-    for (sequence, (first, rows)) in PARTS.into_iter().enumerate() {
-        for position in first..first + rows {
-            positions.push(position as u32);
-            slots.push(slot_of(sequence) as i32);
-            places.push(Some((sequence, position)));
-        }
-        positions.push(7);
-        slots.push(-1);
-        places.push(None);
-    }
-    let rows = positions.len();
-    let qkv: Vec<T> = random.values(rows * width).into_iter().map(|x| T::of(3.0 * x)).collect();
+    let (mut random, rows) = (Random(seed), Rows::new());
+    let qkv: Vec<T> = random.values(rows.len() * width).into_iter().map(|x| T::of(3.0 * x)).collect();
     let (q_weight, k_weight) = (random.values(dim), random.values(dim));
     let norm = |params: NormParams| QkNorm { q: &q_weight, k: &k_weight, eps: params.eps, one_plus: params.one_plus };
-    let want = reference(layer, layer.norm.map(norm), &floats(&qkv), &positions)?;
+    let want = reference(layer, layer.norm.map(norm), &floats(&qkv), &rows.positions)?;
 
-    let lengths = PARTS.map(|(first, rows)| first + rows);
-    let mut cache = PagedCache::new(shape, dtype, &lengths, seed);
-    let untouched = cache.clone();
+    let cache = rows.cache(shape, dtype, seed);
     let device = cache.upload(bed, &[0; 3])?;
-    let (qkv_at, positions_at, slots_at) = (bed.upload(&qkv)?, bed.upload(&positions)?, bed.upload(&slots)?);
+    let (qkv_at, positions, slots) = (bed.upload(&qkv)?, bed.upload(&rows.positions)?, bed.upload(&rows.slots)?);
     let (q_at, k_at) = (bed.upload(&q_weight)?, bed.upload(&k_weight)?);
     let norms = layer.norm.map(|params| DeviceQkNorm { q: q_at.ptr(), k: k_at.ptr(), params });
-    let pairs = layer.rope.as_ref().map_or(0, |table| table.inv_freq.len());
-    let angles = bed.alloc::<f32>(2 * rows * pairs)?;
-    let mut rope = None;
-    if let Some(table) = &layer.rope {
-        let inv_freq = bed.upload(&table.inv_freq)?;
-        let (positions, out) = (positions_at.ptr(), angles.ptr());
-        bed.launch(&RopeRows { table, inv_freq: inv_freq.ptr(), positions, out, rows }.launch())?;
-        rope = Some(DeviceRope { rows: angles.ptr(), pairs, interleaved: table.interleaved });
-    }
     let launch = QkvPost {
         shape,
         cache: device.layer(),
         qkv: qkv_at.ptr(),
-        positions: positions_at.ptr(),
-        row_slot: slots_at.ptr(),
+        positions: positions.ptr(),
+        row_slot: slots.ptr(),
         norms,
-        rope,
-        rows,
+        rope: rows.rope(bed, layer)?,
+        rows: rows.len(),
         half: T::TYPE,
     };
     bed.launch(&launch.launch())?;
 
     let mut after = cache.clone();
     after.download(bed, &device)?;
-    let out = bed.read(&qkv_at)?;
-    let q_width = shape.num_heads * dim;
-    for (row, place) in places.iter().enumerate() {
-        let (got, was) = (&out[row * width..][..width], &qkv[row * width..][..width]);
-        ensure(got[q_width..] == was[q_width..], || "keys or values of qkv were written".to_owned())?;
-        let Some(place) = *place else {
-            ensure(got == was, || "a padding row was written".to_owned())?;
-            continue;
-        };
-        let want = &want[row * width..][..width];
-        assert_close(&floats(&got[..q_width]), &want[..q_width], T::ROUNDING, 1e-5)
-            .map_err(|fault| fault.of(format!("queries of row {row}")))?;
-        for (head, want) in want[q_width..].chunks(dim).enumerate() {
-            let (kv_head, is_value) = (head % shape.num_kv_heads, head >= shape.num_kv_heads);
-            let stored = after.read(place, kv_head, is_value);
-            // One rounding of nearly the same f32; values are the same to the bit.
-            let rounding = if dtype == KvDtype::E4m3 { 1.0 / 16.0 } else { T::ROUNDING };
-            assert_close(&stored, want, if is_value { 0.0 } else { rounding } + rounding, 1.0 / 512.0)
-                .map_err(|fault| fault.of(format!("head {head} of keys and values of row {row}")))?;
-            let exact: Vec<f32> = want.iter().map(|&x| cached(dtype, x)).collect();
-            if is_value {
-                ensure(stored == exact, || format!("values of row {row}, head {head}: {stored:?}, not {exact:?}"))?;
-            }
-            cache.write(place, kv_head, is_value, &stored);
-        }
-    }
-    let outside = after.count_changed(&cache);
-    ensure(outside == 0, || format!("{outside} bytes were written outside the rows"))?;
-    ensure(after.count_changed(&untouched) > 0, || "the cache was not written".to_owned())
+    rows.check_values(layer, &want, dtype, &after)?;
+    rows.check(layer, (&qkv, &bed.read(&qkv_at)?, &want), (cache, &after), 1e-5)
 }

@@ -10,7 +10,7 @@ use super::attention::{World, shape};
 use super::packed::TYPES;
 use super::product::Case;
 use super::qkv_post::{self, Layer};
-use super::{Bed, Checked, Half, activation, draws, ensure, logprobs, norm, packed};
+use super::{Bed, Checked, Half, activation, draws, ensure, heads, logprobs, norm, packed};
 use crate::activation::GateActivation;
 use crate::attention::AttentionShape;
 use crate::backend::NormParams;
@@ -35,6 +35,7 @@ pub fn checks<D: GpuDevice>() -> Vec<Check<D>> {
         check("attention, the same bits in chunks and splits", same_bits),
         check("gemv, dense", dense),
         check("gemv, every packed type", packed_products),
+        check("gemv that ends with rope and cache writes", heads_products),
         check("the library's products, bias and beta = 1", library),
         check("norms", norms),
         check("qkv_post, every head size and rope", qkv_posts),
@@ -131,6 +132,16 @@ fn packed_products<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
         Case::<f16>::of(Some(ty), (8, 16, long), false, false, GemvOutput::Added)?.check(bed)?;
     }
     Ok(())
+}
+
+fn heads_products<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
+    heads::KINDS.into_iter().enumerate().try_for_each(|(i, kind)| {
+        heads::check::<bf16, D>(bed, None, &heads::layer(kind, i % 2 == 1), 264, i % 3 == 0)?;
+        if heads::packed_takes(kind) {
+            heads::check::<bf16, D>(bed, Some(TYPES[i]), &heads::layer(kind, i % 2 == 0), 256, i % 3 == 1)?;
+        }
+        Ok(())
+    })
 }
 
 fn library<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
