@@ -219,6 +219,7 @@ impl<R: Runner> Engine<R> {
         stats.num_waiting.store(now.num_waiting as u64, Ordering::Relaxed);
         stats.used_blocks.store(now.kv.used_blocks as u64, Ordering::Relaxed);
         stats.prefill_tokens_per_second.store(self.requests.prefill_rate(), Ordering::Relaxed);
+        stats.residence_ms.store(self.requests.residence().as_millis() as u64, Ordering::Relaxed);
         let Some(telemetry) = &self.telemetry else { return };
         telemetry.engine(&EngineGauges {
             running: now.num_running as u64,

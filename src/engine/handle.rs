@@ -113,6 +113,10 @@ pub struct EngineStats {
     pub num_waiting: AtomicU64,
     /// Prompt tokens submitted and not yet scheduled for the first time.
     pub queued_tokens: AtomicU64,
+    /// Sequences submitted and not yet scheduled for the first time.
+    pub queued_sequences: AtomicU64,
+    /// Milliseconds that a sequence is in execution, of late, for wait estimates.
+    pub residence_ms: AtomicU64,
     /// Blocks that hold tokens of live sequences.
     pub used_blocks: AtomicU64,
     /// Recent prompt tokens computed per second, for wait estimates.
@@ -123,6 +127,32 @@ pub struct EngineStats {
     pub busy: AtomicBool,
     /// Steps executed.
     pub steps: AtomicU64,
+}
+
+impl EngineStats {
+    /// Sequences join the queue; gives the tokens that were in it.
+    fn enter_queue(&self, sequences: u64, tokens: u64) -> u64 {
+        self.queued_sequences.fetch_add(sequences, Ordering::Relaxed);
+        self.queued_tokens.fetch_add(tokens, Ordering::Relaxed)
+    }
+
+    /// Sequences leave the queue, for whatever reason.
+    pub(super) fn leave_queue(&self, sequences: u64, tokens: u64) {
+        self.queued_sequences.fetch_sub(sequences, Ordering::Relaxed);
+        self.queued_tokens.fetch_sub(tokens, Ordering::Relaxed);
+    }
+
+    /// How long until the queue is empty: its prompts must be computed, and its sequences need seats, of which one
+    /// becomes free each time that a running sequence ends (by Little's law, residence / running apart).
+    fn estimated_wait(&self) -> Duration {
+        let load = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
+        // Nothing is known of either before the first has been measured.
+        let rate = load(&self.prefill_tokens_per_second);
+        let prefill = if rate > 0.0 { load(&self.queued_tokens) / rate } else { 0.0 };
+        let interval = load(&self.residence_ms) / 1000.0 / load(&self.num_running).max(1.0);
+        let seats = load(&self.queued_sequences) * interval;
+        Duration::from_secs_f64(prefill.max(seats).ceil().clamp(1.0, 60.0))
+    }
 }
 
 #[derive(Debug)]
@@ -226,14 +256,15 @@ impl EngineHandle {
             return Err(SubmitError::NeverFits { needed, capacity: info.kv_capacity_tokens });
         }
         let tokens = (request.prompt.len() as u64).saturating_mul(u64::from(request.num_choices));
-        let queued = stats.queued_tokens.fetch_add(tokens, Ordering::Relaxed);
+        let sequences = u64::from(request.num_choices);
+        let queued = stats.enter_queue(sequences, tokens);
         // An empty queue takes any request that fits, however long.
         if queued > 0 && queued.saturating_add(tokens) > info.max_queued_tokens as u64 {
-            stats.queued_tokens.fetch_sub(tokens, Ordering::Relaxed);
+            stats.leave_queue(sequences, tokens);
             return Err(SubmitError::QueueFull {
                 queued_tokens: queued as usize,
                 limit: info.max_queued_tokens,
-                retry_after: self.estimated_wait(queued),
+                retry_after: stats.estimated_wait(),
             });
         }
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
@@ -248,11 +279,6 @@ impl EngineHandle {
     pub fn shutdown(&self) {
         // A dead engine has nothing left to stop.
         let _ = self.commands.send(Command::Shutdown);
-    }
-
-    fn estimated_wait(&self, queued_tokens: u64) -> Duration {
-        let rate = self.shared.stats.prefill_tokens_per_second.load(Ordering::Relaxed).max(1);
-        Duration::from_secs((queued_tokens / rate).clamp(1, 60))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Open requests on the engine thread: which sequences are whose and where events go.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -10,14 +9,29 @@ use super::handle::{EngineRequest, EngineStats};
 use crate::scheduler::{NewSequence, SeqEvent};
 use crate::types::{Batch, EngineEvent, RequestError, SeqId};
 
-/// Weight of the newest step in the running prefill rate.
-const RATE_SMOOTHING: f64 = 0.2;
+/// Weight of the newest sample in a running average.
+const SMOOTHING: f64 = 0.2;
+
+/// A running average; nothing until the first sample.
+#[derive(Default)]
+struct Average(Option<f64>);
+
+impl Average {
+    fn add(&mut self, sample: f64) {
+        let old = self.0.unwrap_or(sample);
+        self.0 = Some(old + SMOOTHING * (sample - old));
+    }
+
+    fn get(&self) -> f64 {
+        self.0.unwrap_or(0.0)
+    }
+}
 
 struct Choice {
     seq: SeqId,
     open: bool,
-    /// Still counted in `queued_tokens`.
-    queued: bool,
+    /// When it left the queue; until then it is counted in `queued_tokens` and `queued_sequences`.
+    started: Option<Instant>,
 }
 
 struct OpenRequest {
@@ -33,7 +47,10 @@ pub(super) struct Requests {
     open: HashMap<u64, OpenRequest>,
     owner: HashMap<SeqId, (u64, u32)>,
     next_seq: u64,
-    prefill_rate: f64,
+    /// Prompt tokens per second.
+    prefill_rate: Average,
+    /// Seconds from leaving the queue to the end of a sequence.
+    residence: Average,
 }
 
 impl Requests {
@@ -60,7 +77,7 @@ impl Requests {
                 }
             })
             .collect();
-        let choices = sequences.iter().map(|s| Choice { seq: s.id, open: true, queued: true }).collect();
+        let choices = sequences.iter().map(|s| Choice { seq: s.id, open: true, started: None }).collect();
         self.open
             .insert(id, OpenRequest { events, choices, num_prompt: request.prompt.len(), deadline: request.deadline });
         sequences
@@ -71,8 +88,10 @@ impl Requests {
         let Some(request) = self.open.remove(&id) else { return Vec::new() };
         for choice in &request.choices {
             self.owner.remove(&choice.seq);
-            if choice.queued {
-                stats.queued_tokens.fetch_sub(request.num_prompt as u64, Ordering::Relaxed);
+            match choice.started {
+                None => stats.leave_queue(1, request.num_prompt as u64),
+                Some(started) if choice.open => self.residence.add(started.elapsed().as_secs_f64()),
+                Some(_) => {}
             }
         }
         request.choices.iter().filter(|c| c.open).map(|c| c.seq).collect()
@@ -146,23 +165,31 @@ impl Requests {
     pub(super) fn note_step(&mut self, batch: &Batch, elapsed: Duration) {
         let prefill: usize = batch.rows.iter().filter(|r| r.tokens.len() > 1).map(|r| r.tokens.len()).sum();
         if prefill > 0 {
-            let rate = prefill as f64 / elapsed.as_secs_f64().max(1e-6);
-            let weight = if self.prefill_rate == 0.0 { 1.0 } else { RATE_SMOOTHING };
-            self.prefill_rate += weight * (rate - self.prefill_rate);
+            self.prefill_rate.add(prefill as f64 / elapsed.as_secs_f64().max(1e-6));
         }
     }
 
     /// Prompt tokens computed per second, of late.
     pub(super) fn prefill_rate(&self) -> u64 {
-        self.prefill_rate as u64
+        self.prefill_rate.get() as u64
+    }
+
+    /// How long a sequence is in execution, of late: the average of those that ended, or the mean age of those that
+    /// run if that is more, as it is when the first long ones come.
+    pub(super) fn residence(&self) -> Duration {
+        let running = self.open.values().flat_map(|r| &r.choices).filter(|c| c.open).filter_map(|c| c.started);
+        let (count, total) = running.fold((0_u32, 0.0), |(n, sum), at| (n + 1, sum + at.elapsed().as_secs_f64()));
+        Duration::from_secs_f64(self.residence.get().max(total / f64::from(count.max(1))))
     }
 
     fn started(&mut self, seq: SeqId, cached_tokens: usize, stats: &EngineStats) {
         if let Some((request, choice)) = self.find(seq) {
             let num_prompt = request.num_prompt as u64;
             // A sequence that resumes after preemption starts a second time.
-            if std::mem::take(&mut request.choices[choice].queued) {
-                stats.queued_tokens.fetch_sub(num_prompt, Ordering::Relaxed);
+            let entry = &mut request.choices[choice];
+            if entry.started.is_none() {
+                entry.started = Some(Instant::now());
+                stats.leave_queue(1, num_prompt);
                 send(request, EngineEvent::Started { choice: choice as u32, cached_tokens });
             }
         }
@@ -170,8 +197,11 @@ impl Requests {
 
     fn end_choice(&mut self, id: u64, choice: u32, stats: &EngineStats) {
         let Some(request) = self.open.get_mut(&id) else { return };
-        if let Some(entry) = request.choices.get_mut(choice as usize) {
-            entry.open = false;
+        if let Some(entry) = request.choices.get_mut(choice as usize)
+            && std::mem::take(&mut entry.open)
+            && let Some(started) = entry.started
+        {
+            self.residence.add(started.elapsed().as_secs_f64());
         }
         if request.choices.iter().all(|c| !c.open) {
             self.close(id, stats);

@@ -55,6 +55,28 @@ fn a_request_hears_of_its_start_before_its_step_is_computed() {
 }
 
 #[test]
+fn a_full_queue_tells_how_long_until_seats_are_free() {
+    let (launching, launched) = mpsc::channel();
+    let (go, gate) = mpsc::channel::<()>();
+    let config = SchedulerConfig { max_num_seqs: 1, ..limits(0) };
+    let engine = start_scripted(config, move |step| {
+        launching.send(step).unwrap();
+        // The only step of the first request takes 60 ms, the next until the test ends.
+        let _ = if step == 1 { gate.recv_timeout(Duration::from_millis(60)).ok() } else { gate.recv().ok() };
+        Ok(())
+    });
+    finish(&mut engine.handle.submit(request(&[1], 1)).unwrap()).1.unwrap();
+    let running = engine.handle.submit(request(&[2], 100)).unwrap();
+    assert_eq!([launched.recv(), launched.recv()], [Ok(1), Ok(2)]);
+    // A hundred tokens are computed in no time, but a hundred requests need the seat for 60 ms each.
+    let waiting: Vec<_> = (0..100).map(|i| engine.handle.submit(request(&[i % 97], 1)).unwrap()).collect();
+    let refused = engine.handle.submit(EngineRequest { num_choices: 12, ..request(&[1; 900], 1) });
+    let Err(SubmitError::QueueFull { retry_after, .. }) = refused else { panic!("{refused:?}") };
+    assert!((6..=60).contains(&retry_after.as_secs()), "{retry_after:?}");
+    drop((go, running, waiting));
+}
+
+#[test]
 fn a_panic_in_one_step_fails_the_requests_of_that_step() {
     for depth in [0, 1] {
         let config = SchedulerConfig { max_num_seqs: 1, ..limits(depth) };
