@@ -5,6 +5,8 @@
 //! of those that complete at the same byte the longest, then the first listed. So the outcome
 //! does not depend on how the text was cut into pieces.
 
+use std::sync::Arc;
+
 /// What one piece of text came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopOutcome {
@@ -14,13 +16,12 @@ pub struct StopOutcome {
     pub matched: Option<usize>,
 }
 
-/// One stop string and how much of it the text so far ends with.
-#[derive(Clone, Debug)]
+/// One stop string. It may be megabytes long and watched for in thousands of choices, which share it.
+#[derive(Debug)]
 struct Pattern {
     text: String,
     /// `failure[i]`: length of the longest proper prefix that is a suffix of the first `i + 1` bytes.
     failure: Vec<usize>,
-    matched: usize,
 }
 
 impl Pattern {
@@ -37,14 +38,25 @@ impl Pattern {
             }
             failure[i] = length;
         }
-        Self { text: text.to_owned(), failure, matched: 0 }
+        Self { text: text.to_owned(), failure }
     }
+}
 
+/// How much of a pattern the text so far ends with.
+#[derive(Clone, Debug)]
+struct Watch {
+    pattern: Arc<Pattern>,
+    /// In the caller's list.
+    index: usize,
+    matched: usize,
+}
+
+impl Watch {
     /// Advances by one byte; true when the whole string is met.
     fn step(&mut self, byte: u8) -> bool {
-        let bytes = self.text.as_bytes();
+        let bytes = self.pattern.text.as_bytes();
         while self.matched > 0 && bytes[self.matched] != byte {
-            self.matched = self.failure[self.matched - 1];
+            self.matched = self.pattern.failure[self.matched - 1];
         }
         if bytes[self.matched] == byte {
             self.matched += 1;
@@ -55,11 +67,11 @@ impl Pattern {
 
 /// Watches a stream of text for stop strings (Knuth, Morris and Pratt's automaton for each), in
 /// time linear in the text. What is held back is the beginning of a stop string by definition, so
-/// it isn't stored.
+/// it isn't stored. Clones share the stop strings.
 #[derive(Clone, Debug)]
 pub struct StopMatcher {
-    /// With the index in the caller's list; empty strings are left out.
-    patterns: Vec<(usize, Pattern)>,
+    /// Empty strings are left out.
+    watches: Vec<Watch>,
     include_stop: bool,
     done: bool,
 }
@@ -67,10 +79,10 @@ pub struct StopMatcher {
 impl StopMatcher {
     /// Watches for `stops`; empty ones never match. `include_stop` keeps the stop string itself
     /// in the text.
-    pub fn new(stops: Vec<String>, include_stop: bool) -> Self {
-        let patterns =
-            stops.iter().enumerate().filter(|(_, s)| !s.is_empty()).map(|(i, s)| (i, Pattern::new(s))).collect();
-        Self { patterns, include_stop, done: false }
+    pub fn new(stops: &[String], include_stop: bool) -> Self {
+        let stops = stops.iter().enumerate().filter(|(_, s)| !s.is_empty());
+        let watch = |(index, s): (usize, &String)| Watch { pattern: Arc::new(Pattern::new(s)), index, matched: 0 };
+        Self { watches: stops.map(watch).collect(), include_stop, done: false }
     }
 
     /// Takes the next piece of text. After a match everything further is dropped.
@@ -81,9 +93,9 @@ impl StopMatcher {
         let (holder, held) = self.longest();
         for (i, byte) in piece.bytes().enumerate() {
             let mut hit: Option<(usize, usize)> = None;
-            for (index, pattern) in &mut self.patterns {
-                if pattern.step(byte) && hit.is_none_or(|(_, len)| pattern.text.len() > len) {
-                    hit = Some((*index, pattern.text.len()));
+            for watch in &mut self.watches {
+                if watch.step(byte) && hit.is_none_or(|(_, len)| watch.matched > len) {
+                    hit = Some((watch.index, watch.matched));
                 }
             }
             if let Some((index, len)) = hit {
@@ -99,13 +111,13 @@ impl StopMatcher {
 
     /// The pattern that most of is met, and how many bytes.
     fn longest(&self) -> (usize, usize) {
-        let lengths = self.patterns.iter().enumerate().map(|(i, (_, p))| (i, p.matched));
+        let lengths = self.watches.iter().enumerate().map(|(i, w)| (i, w.matched));
         lengths.max_by_key(|&(_, matched)| matched).unwrap_or((0, 0))
     }
 
     /// The first `held` bytes of pattern `holder`, then `piece`, without the last `hold` bytes.
     fn join(&self, holder: usize, held: usize, piece: &str, hold: usize) -> String {
-        let held_text = self.patterns.get(holder).and_then(|(_, p)| p.text.get(..held)).unwrap_or_default();
+        let held_text = self.watches.get(holder).and_then(|w| w.pattern.text.get(..held)).unwrap_or_default();
         match piece.len().checked_sub(hold) {
             Some(end) => [held_text, piece.get(..end).unwrap_or(piece)].concat(),
             None => held_text.get(..(held + piece.len()).saturating_sub(hold)).unwrap_or_default().to_owned(),
@@ -153,7 +165,7 @@ mod tests {
             let stops: Vec<String> = (0..lcg(&mut state) % 4).map(|_| word(&mut state, 4)).collect();
             let text = word(&mut state, 24);
             let include = case % 2 == 0;
-            let mut matcher = StopMatcher::new(stops.clone(), include);
+            let mut matcher = StopMatcher::new(&stops, include);
             let (mut got, mut matched) = (String::new(), None);
             let mut piece = String::new();
             for c in text.chars() {
@@ -181,7 +193,7 @@ mod tests {
 
     #[test]
     fn holds_back_only_what_may_become_a_stop_string() {
-        let mut matcher = StopMatcher::new(vec!["</end>".into()], false);
+        let mut matcher = StopMatcher::new(&["</end>".into()], false);
         assert_eq!(matcher.push("hi <").text, "hi ");
         assert_eq!(matcher.push("/en").text, "");
         assert_eq!(matcher.push("t").text, "</ent");
@@ -193,11 +205,20 @@ mod tests {
     #[test]
     fn a_long_repetitive_stop_string_stays_linear() {
         let stop = "a".repeat(1 << 20) + "b";
-        let mut matcher = StopMatcher::new(vec![stop], false);
+        let mut matcher = StopMatcher::new(&[stop], false);
         let mut sent = 0;
         for _ in 0..3 << 20 {
             sent += matcher.push("a").text.len();
         }
         assert_eq!(sent + matcher.finish().len(), 3 << 20);
+    }
+
+    #[test]
+    fn a_clone_shares_the_strings_and_watches_by_itself() {
+        let mut first = StopMatcher::new(&["ab".into()], false);
+        let mut second = first.clone();
+        assert!(Arc::ptr_eq(&first.watches[0].pattern, &second.watches[0].pattern));
+        assert_eq!(first.push("a").matched, None);
+        assert_eq!((second.push("b").matched, first.push("b").matched), (None, Some(0)));
     }
 }

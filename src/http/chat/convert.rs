@@ -28,7 +28,7 @@ pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Li
     Ok(Job {
         prompts: vec![(Prompt::new(ids, common.prompt_logprobs.is_some()), params)],
         n: common.n,
-        stop: StopRule { strings: common.stop.clone(), include: common.include_stop },
+        stop: StopRule::new(&common.stop, common.include_stop),
         skip_special: common.skip_special,
         continuation: request.options.continue_final_message,
         cache_salt: common.cache_salt,

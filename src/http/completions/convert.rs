@@ -50,7 +50,7 @@ pub(super) fn convert(request: &CompletionRequest, text: &dyn TextService, limit
     Ok(Job {
         prompts,
         n: common.n,
-        stop: StopRule { strings: common.stop.clone(), include: common.include_stop },
+        stop: StopRule::new(&common.stop, common.include_stop),
         skip_special: common.skip_special,
         continuation: true,
         cache_salt: common.cache_salt,

@@ -62,11 +62,18 @@ impl Piece {
 }
 
 /// Stop strings of a request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(in crate::http) struct StopRule {
-    pub(in crate::http) strings: Vec<String>,
+    /// One that has seen nothing yet.
+    matcher: StopMatcher,
     /// Stop strings and stop tokens stay in the text.
-    pub(in crate::http) include: bool,
+    include: bool,
+}
+
+impl StopRule {
+    pub(in crate::http) fn new(strings: &[String], include: bool) -> Self {
+        Self { matcher: StopMatcher::new(strings, include), include }
+    }
 }
 
 pub(super) struct Choice {
@@ -88,7 +95,7 @@ impl Choice {
         Self {
             index,
             decoder,
-            matcher: StopMatcher::new(stop.strings.clone(), stop.include),
+            matcher: stop.matcher.clone(),
             include_stop: stop.include,
             params,
             num_tokens: 0,
