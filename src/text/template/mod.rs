@@ -3,8 +3,10 @@
 //! A template is untrusted: it gets no loader, no files and no clock but `strftime_now`, a budget
 //! of work (fuel, which bounds time and memory), a recursion limit and a cap on its output. What
 //! it raises is the client's error. One gap is left: minijinja charges nothing for `+` on lists and
-//! has no hook for it, so `x = x + x` some 33 times takes memory without bound. Only the model's
-//! file or the operator's `--chat-template` can do that; a request has no say in the template.
+//! has no hook for it. So `x = x + x` some 33 times takes memory without bound; only the model's
+//! file or the operator's `--chat-template` can do that, a request has no say in the template. And
+//! `x = x + [m]` for each message, which published templates do, takes time that grows with the
+//! square of the messages: whoever takes requests bounds their number.
 
 mod functions;
 mod python;
@@ -22,8 +24,10 @@ use super::message::ChatMessage;
 
 /// Work a render may do: instructions, plus one for each 64 bytes it makes.
 const BASE_FUEL: u64 = 100_000;
-/// Further fuel for each message.
-const FUEL_PER_MESSAGE: u64 = 5_000;
+/// Further fuel for each message, content part and tool call. In conversations of a few messages published templates
+/// take 65 for each in the median, 850 at most; but some look back from every message (Gemma 4's takes 3.5 times the
+/// index of each), and this gets them past 1,000 messages. A million of it burns in some 25 ms.
+const FUEL_PER_ITEM: u64 = 5_000;
 /// Further fuel for each byte of the conversation: 32 copies of it.
 const FUEL_PER_INPUT_BYTE: f64 = 0.5;
 /// Output may be this long, plus [`OUTPUT_PER_INPUT`] times the conversation.
@@ -125,14 +129,14 @@ impl ChatTemplate {
     fn render_values(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {
         let mut context = self.tokens.clone();
         context.extend(options.kwargs.clone());
-        let num_messages = messages.len() as u64;
+        let num_items: usize = messages.iter().map(num_items).sum();
         context.insert("messages".into(), messages.into());
         context.insert("tools".into(), options.tools.clone().map_or(Json::Null, Json::from));
         context.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
         let context = Json::Object(context);
         let input_bytes = python::size_hint(&context);
         let mut env = self.env.clone();
-        let fuel = BASE_FUEL + num_messages * FUEL_PER_MESSAGE + (input_bytes as f64 * FUEL_PER_INPUT_BYTE) as u64;
+        let fuel = BASE_FUEL + num_items as u64 * FUEL_PER_ITEM + (input_bytes as f64 * FUEL_PER_INPUT_BYTE) as u64;
         env.set_fuel(Some(fuel));
         functions::set_clock(&mut env, options.now);
         let failed = |e: minijinja::Error| TextError::Template(describe(&e));
@@ -165,6 +169,12 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     env.set_formatter(python::format_value);
     functions::register(&mut env);
     Ok(env)
+}
+
+/// A message, its content parts and its tool calls.
+fn num_items(message: &Json) -> usize {
+    let within = |name| message.get(name).and_then(Json::as_array).map_or(0, Vec::len);
+    1 + within("content") + within("tool_calls")
 }
 
 /// One line: what went wrong and where.

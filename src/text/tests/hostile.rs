@@ -35,6 +35,15 @@ fn templates_that_never_end_are_stopped() {
 }
 
 #[test]
+fn the_work_for_a_message_is_bounded() {
+    let messages = vec![ChatMessage::new("user", ""); 2_000];
+    let render = |source: String| template(&source).unwrap().render(&messages, &RenderOptions::default());
+    let loops = |n| format!("{{% for m in messages %}}{{% for i in range({n}) %}}{{% endfor %}}{{% endfor %}}");
+    assert!(render(loops(1_000)).is_ok());
+    assert!(render(loops(6_000)).is_err());
+}
+
+#[test]
 fn a_deeply_nested_value_is_dropped_without_harm() {
     let nest = "{% set ns = namespace(l=[]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}";
     assert!(render(nest).is_err());

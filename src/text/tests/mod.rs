@@ -184,7 +184,9 @@ fn options(case: &Value) -> RenderOptions {
 
 #[test]
 fn chats_are_rendered_and_tokenised_as_by_transformers() {
-    assert_chats(&read_json("chats.json"));
+    let fixtures = read_json("chats.json");
+    assert_chats(&fixtures);
+    assert_long_chats(&fixtures);
 }
 
 /// The templates of the models themselves; `tests/reference/published_chats.py` makes the file.
@@ -192,7 +194,25 @@ fn chats_are_rendered_and_tokenised_as_by_transformers() {
 fn chats_of_published_templates_are_those_of_transformers() {
     match std::env::var_os("SCONCE_TEST_CHATS") {
         None => println!("skipped: SCONCE_TEST_CHATS names no file"),
-        Some(path) => assert_chats(&serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()),
+        Some(path) => {
+            let fixtures = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            assert_chats(&fixtures);
+            assert_long_chats(&fixtures);
+        }
+    }
+}
+
+/// A conversation far longer than any other is within the fuel of every template.
+fn assert_long_chats(fixtures: &Value) {
+    let turns = ["user", "assistant"].into_iter().cycle().take(1_001);
+    let messages: Vec<ChatMessage> = turns.map(|role| ChatMessage::new(role, "hi")).collect();
+    for template in fixtures["templates"].as_array().unwrap() {
+        let (name, source) = (template["name"].as_str().unwrap(), template["source"].as_str().unwrap());
+        let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(k, v)| (k.to_owned(), v.into()));
+        let template = ChatTemplate::new(source, tokens.into_iter().collect(), name).unwrap();
+        if let Err(error) = template.render(&messages, &RenderOptions::default()) {
+            assert!(!error.to_string().contains("more work"), "{name}: {error}");
+        }
     }
 }
 
