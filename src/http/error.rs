@@ -140,6 +140,13 @@ impl ApiError {
         Self::with(StatusCode::NOT_FOUND, "not_found", None, "Unknown request URL. See /v1/models for a known one.")
     }
 
+    /// The head of the request is over the limits.
+    pub fn head_too_large(fields: usize, bytes: usize) -> Self {
+        let message =
+            format!("The request's target and headers are over the limit of {fields} fields or {bytes} bytes.");
+        Self::with(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request_headers_too_large", None, message)
+    }
+
     /// The body is over the limit of `limit` bytes.
     pub fn too_large(limit: usize) -> Self {
         let message = format!("The request body is larger than the limit of {limit} bytes.");

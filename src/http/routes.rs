@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use super::app::App;
 use super::chat::Chat;
 use super::completions::Completions;
+use super::config::HttpConfig;
 use super::error::ApiError;
 use super::{generate, models, probes, tokenize};
 use crate::telemetry::Telemetry;
@@ -158,6 +159,7 @@ pub(super) async fn serve_request(app: Arc<App>, mut request: Request<Incoming>)
 }
 
 fn admit(app: &App, route: Option<&'static Route>, request: &Request<Incoming>) -> Result<Handler, ApiError> {
+    check_head(&app.config, request)?;
     let open = route.is_some_and(|r| r.access == Access::Open);
     if !open && !app.keys.allow(request.headers()) {
         return Err(ApiError::Unauthorized);
@@ -167,6 +169,17 @@ fn admit(app: &App, route: Option<&'static Route>, request: &Request<Incoming>) 
     match route.method == *method || (route.method == Method::GET && *method == Method::HEAD) {
         true => Ok(route.handler),
         false => Err(ApiError::Method { allow: if route.method == Method::GET { "GET, HEAD" } else { "POST" } }),
+    }
+}
+
+fn check_head(config: &HttpConfig, request: &Request<Incoming>) -> Result<(), ApiError> {
+    // As on the wire: each field with its colon, blank and line end.
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let target = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
+    match request.headers().len() > config.max_header_fields || target + fields.sum::<usize>() > config.max_header_bytes
+    {
+        true => Err(ApiError::head_too_large(config.max_header_fields, config.max_header_bytes)),
+        false => Ok(()),
     }
 }
 

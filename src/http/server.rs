@@ -153,12 +153,15 @@ async fn connection(socket: TcpStream, app: Arc<App>, close: CancellationToken) 
     let limits = IoLimits { head: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
     let io = TokioIo::new(LimitedIo::new(socket, limits, progress.clone()));
     let mut builder = hyper::server::conn::http1::Builder::new();
+    // Heads over our limits are refused as any request is (`routes`), with an error in the body. The library's own
+    // refusals have none; they are for heads far beyond.
+    let most_bytes = config.max_header_bytes.saturating_mul(4);
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(None)
-        .max_headers(config.max_header_fields)
-        .max_header_size(config.max_header_bytes)
-        .max_buf_size(config.max_header_bytes.max(64 << 10));
+        .max_headers(config.max_header_fields.saturating_mul(4))
+        .max_header_size(most_bytes)
+        .max_buf_size(most_bytes.max(64 << 10));
     let service = service_fn(|request| answer(app.clone(), request, progress.clone()));
     let mut served = pin!(builder.serve_connection(io, service));
     let result = tokio::select! {
