@@ -4,14 +4,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::auth::Keys;
+use super::chat::Chat;
+use super::completions::Completions;
 use super::config::HttpConfig;
 use super::error::{ApiError, Unavailable};
 use super::fields::UnknownFields;
+use super::generate::Api;
 use super::lifecycle::{Lifecycle, State};
 use super::sampling::Limits;
-use super::text::{TextPool, TextService};
+use super::text::{TextPools, TextService};
 use crate::engine::EngineHandle;
 use crate::telemetry::Telemetry;
+
+/// Codes of a generation route for which alerts are written: a rate needs their counters before the first.
+const GENERATION_CODES: &[u16] = &[200, 400, 429, 500, 503, 504];
 
 /// The model that is served.
 pub struct Serving {
@@ -28,7 +34,7 @@ pub struct App {
     pub(super) keys: Keys,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) lifecycle: Arc<Lifecycle>,
-    pub(super) pool: TextPool,
+    pub(super) pools: TextPools,
     pub(super) unknown_fields: UnknownFields,
     /// Seconds since the epoch at which this process began to serve.
     pub(super) created: u64,
@@ -47,11 +53,14 @@ impl App {
     pub fn new(mut config: HttpConfig, telemetry: Arc<Telemetry>) -> Arc<Self> {
         let keys = Keys::new(&config.api_keys);
         config.api_keys.clear();
+        for route in [Chat::ROUTE, Completions::ROUTE] {
+            telemetry.http_route(route, GENERATION_CODES);
+        }
         Arc::new(Self {
             keys,
             telemetry,
             lifecycle: Arc::default(),
-            pool: TextPool::new(config.text_threads, config.max_waiting_text),
+            pools: TextPools::new(config.text_threads, config.max_waiting_text),
             unknown_fields: UnknownFields::default(),
             created: unix_seconds(),
             fingerprint: concat!("sconce-", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -30,9 +30,10 @@ pub struct HttpConfig {
     pub max_json_depth: usize,
     /// Most open connections; more wait to be accepted.
     pub max_connections: usize,
-    /// Most requests whose text waits to be tokenised; more are told that the queue is full.
+    /// Most requests whose text waits to be tokenised, of small ones and of large ones; more are told that the queue
+    /// is full.
     pub max_waiting_text: usize,
-    /// Threads that render templates and tokenise.
+    /// Threads that parse bodies, render templates and tokenise: as many for small requests as for large ones.
     pub text_threads: usize,
     /// Most time a request may take from its arrival; `None` for no limit.
     pub request_timeout: Option<Duration>,

@@ -76,14 +76,18 @@ pub(super) fn integer(value: &Value) -> Option<i128> {
     (float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0).then_some(float as i128)
 }
 
-/// Checks that `value` is an integer of `0..limit`: a token id.
-pub(super) fn token_id(value: &Value, param: &str, limit: usize) -> Result<u32, ApiError> {
+/// Checks that `value` is an integer of `0..limit`: a token id. There may be millions of them: `path` is only asked for
+/// an error.
+pub(super) fn token_id(value: &Value, path: impl Fn() -> String, limit: usize) -> Result<u32, ApiError> {
     let Some(id) = integer(value) else {
-        return Err(ApiError::wrong_type(param, "a token id", type_name(value)));
+        return Err(ApiError::wrong_type(&path(), "a token id", type_name(value)));
     };
     match u32::try_from(id) {
         Ok(id) if (id as usize) < limit => Ok(id),
-        _ => Err(ApiError::value(param, format!("Invalid '{param}': token ids are below {limit}."))),
+        _ => {
+            let path = path();
+            Err(ApiError::value(&path, format!("Invalid '{path}': token ids are below {limit}.")))
+        }
     }
 }
 

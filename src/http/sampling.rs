@@ -227,7 +227,7 @@ fn read_strings(map: &Map<String, Value>, name: &str, most: usize) -> Result<Vec
 
 fn read_stop_tokens(map: &Map<String, Value>, vocab_size: usize) -> Result<Vec<u32>, ApiError> {
     let items = list(map, "stop_token_ids", MAX_STOP_TOKENS)?;
-    items.iter().enumerate().map(|(i, v)| token_id(v, &format!("stop_token_ids[{i}]"), vocab_size)).collect()
+    items.iter().enumerate().map(|(i, v)| token_id(v, || format!("stop_token_ids[{i}]"), vocab_size)).collect()
 }
 
 fn read_bias(map: &Map<String, Value>, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
@@ -270,17 +270,24 @@ const MAX_BAD_WORD_TOKENS: usize = 65;
 /// 400 when a word can't be written in this vocabulary, or is too long.
 pub(super) fn bad_word_tokens(text: &dyn TextService, words: &[String]) -> Result<Vec<Vec<u32>>, ApiError> {
     let mut sequences: Vec<Vec<u32>> = Vec::new();
+    let too_long = |i: usize, tokens: String| {
+        let path = format!("bad_words[{i}]");
+        let limit = MAX_BAD_WORD_TOKENS;
+        let message = format!("Invalid '{path}': it has {tokens} tokens; a bad word may have at most {limit}.");
+        ApiError::value(&path, message)
+    };
     for (i, word) in words.iter().enumerate() {
+        // Megabytes would take seconds to tokenise.
+        let at_least = word.trim_start().len().div_ceil(text.longest_token_bytes().max(1));
+        if at_least > MAX_BAD_WORD_TOKENS {
+            return Err(too_long(i, format!("at least {at_least}")));
+        }
         let encode = |w: &str| text.encode(w, false).map_err(|e| text_error(&format!("bad_words[{i}]"), e));
         let plain = encode(word.trim_start())?;
         let spaced = encode(&format!(" {}", word.trim_start()))?;
         let longest = plain.len().max(spaced.len());
         if longest > MAX_BAD_WORD_TOKENS {
-            let path = format!("bad_words[{i}]");
-            let message = format!(
-                "Invalid '{path}': it has {longest} tokens; a bad word may have at most {MAX_BAD_WORD_TOKENS}."
-            );
-            return Err(ApiError::value(&path, message));
+            return Err(too_long(i, longest.to_string()));
         }
         let differs = spaced.len() == plain.len() && spaced.first() != plain.first();
         sequences.extend([Some(plain), differs.then_some(spaced)].into_iter().flatten().filter(|s| !s.is_empty()));

@@ -1,7 +1,8 @@
 //! What this layer needs of the text side, and the threads on which its heavy half runs.
 //!
-//! Templates and tokenisation of whole prompts take long and come from untrusted input: they run
-//! on blocking threads, a few at a time, and a panic there is that request's error alone.
+//! Whatever grows with a request's body (parsing it, templates, tokenisation) takes long and comes
+//! from untrusted input: it runs on blocking threads, a few at a time, and a panic there is that
+//! request's error alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -134,6 +135,29 @@ pub(super) fn token_display(bytes: &[u8]) -> String {
     }
 }
 
+/// Bodies up to this size are small: their text takes some ten milliseconds, a large one's may take a second.
+const SMALL_BODY_BYTES: usize = 64 << 10;
+
+/// Text threads for small requests and others for large ones, so that nobody's small request waits for the text of
+/// somebody else's large one. The work on a request is about linear in its body, whatever its kind.
+#[derive(Debug)]
+pub(super) struct TextPools {
+    small: TextPool,
+    large: TextPool,
+}
+
+impl TextPools {
+    /// Each pool has this many threads and this long a queue.
+    pub(super) fn new(threads: usize, most_waiting: usize) -> Self {
+        Self { small: TextPool::new(threads, most_waiting), large: TextPool::new(threads, most_waiting) }
+    }
+
+    /// Where the text of a request with a body of `bytes` bytes is worked on.
+    pub(super) fn of(&self, bytes: usize) -> &TextPool {
+        if bytes <= SMALL_BODY_BYTES { &self.small } else { &self.large }
+    }
+}
+
 /// A few blocking threads for text, with a bounded queue before them.
 #[derive(Debug)]
 pub(super) struct TextPool {
@@ -205,6 +229,20 @@ mod tests {
             assert_eq!(pool.run::<(), _>(|| panic!("broken template")).await, Err(ApiError::Internal));
         }
         assert_eq!(pool.run(|| Ok(5)).await, Ok(5));
+    }
+
+    #[tokio::test]
+    async fn small_requests_do_not_wait_for_large_ones() {
+        let pools = Arc::new(TextPools::new(1, 8));
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let large = pools.clone();
+        let wait = move || gate.recv().map_err(|_| ApiError::Internal);
+        let held = tokio::spawn(async move { large.of(SMALL_BODY_BYTES + 1).run(wait).await });
+        tokio::task::yield_now().await;
+        assert_eq!(pools.of(SMALL_BODY_BYTES).run(|| Ok(5)).await, Ok(5));
+        assert!(!held.is_finished());
+        release.send(()).unwrap();
+        assert_eq!(held.await.unwrap(), Ok(()));
     }
 
     #[tokio::test]

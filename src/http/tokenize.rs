@@ -13,8 +13,9 @@ use super::app::App;
 use super::body::read_json;
 use super::chat::read_messages;
 use super::error::ApiError;
+use super::fields::{Unknown, screen_messages};
 use super::generate::json_response;
-use super::json::{parse_object, shown, token_id, type_name};
+use super::json::{parse_object, token_id, type_name};
 use super::sampling::Limits;
 use super::text::{TextService, decode, text_error, token_display};
 use super::usage::to_json;
@@ -49,42 +50,51 @@ struct Detokenized {
 }
 
 pub(super) async fn tokenize(app: Arc<App>, request: Request<Incoming>) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
-    let (text, limits) = (serving.text.clone(), serving.limits.clone());
-    let bytes = read_json(request, &app.config).await?;
-    let map = read_map(&app, &bytes, TOKENIZE)?;
-    if map.contains_key("prompt") && map.contains_key("messages") {
-        return Err(ApiError::value("messages", "Give either 'prompt' or 'messages', not both."));
-    }
-    let json = app.pool.run(move || Ok(to_json(&tokenized(&map, &*text, &limits)?))).await?;
-    Ok(json_response(json))
+    on_text_thread(app, request, |app, bytes| {
+        let serving = app.serving()?;
+        let map = read_map(app, bytes, TOKENIZE)?;
+        if map.contains_key("prompt") && map.contains_key("messages") {
+            return Err(ApiError::value("messages", "Give either 'prompt' or 'messages', not both."));
+        }
+        Ok(to_json(&tokenized(&map, &*serving.text, &serving.limits)?))
+    })
+    .await
 }
 
 pub(super) async fn detokenize(app: Arc<App>, request: Request<Incoming>) -> Result<Response, ApiError> {
-    let serving = app.serving()?;
-    let (text, vocab_size) = (serving.text.clone(), serving.engine.info().vocab_size);
+    on_text_thread(app, request, |app, bytes| {
+        let serving = app.serving()?;
+        let map = read_map(app, bytes, DETOKENIZE)?;
+        let ids = match map.get("tokens") {
+            None => return Err(ApiError::missing("tokens")),
+            Some(Value::Array(ids)) => ids,
+            Some(other) => return Err(ApiError::wrong_type("tokens", "an array", type_name(other))),
+        };
+        let vocab_size = serving.limits.vocab_size;
+        let ids = ids.iter().enumerate().map(|(i, v)| token_id(v, || format!("tokens[{i}]"), vocab_size));
+        let prompt = decode(&*serving.text, &ids.collect::<Result<Vec<_>, _>>()?, false);
+        Ok(to_json(&Detokenized { prompt }))
+    })
+    .await
+}
+
+/// Answers with the JSON that `work` makes of the body.
+async fn on_text_thread(
+    app: Arc<App>,
+    request: Request<Incoming>,
+    work: fn(&App, &Bytes) -> Result<String, ApiError>,
+) -> Result<Response, ApiError> {
+    app.serving()?;
     let bytes = read_json(request, &app.config).await?;
-    let map = read_map(&app, &bytes, DETOKENIZE)?;
-    let json = app
-        .pool
-        .run(move || {
-            let ids = match map.get("tokens") {
-                None => return Err(ApiError::missing("tokens")),
-                Some(Value::Array(ids)) => ids,
-                Some(other) => return Err(ApiError::wrong_type("tokens", "an array", type_name(other))),
-            };
-            let ids = ids.iter().enumerate().map(|(i, v)| token_id(v, &format!("tokens[{i}]"), vocab_size));
-            let prompt = decode(&*text, &ids.collect::<Result<Vec<_>, _>>()?, false);
-            Ok(to_json(&Detokenized { prompt }))
-        })
-        .await?;
+    let shared = app.clone();
+    let json = app.pools.of(bytes.len()).run(move || work(&shared, &bytes)).await?;
     Ok(json_response(json))
 }
 
 fn read_map(app: &App, bytes: &Bytes, known: &[&str]) -> Result<Map<String, Value>, ApiError> {
     let mut map = parse_object(bytes, app.config.max_json_depth)?;
     map.retain(|_, v| !v.is_null());
-    let mut unknown = 0;
+    let mut unknown = Unknown::new(app.config.strict_fields, &app.unknown_fields);
     for (name, value) in map.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
         if UNSUPPORTED.contains(&name.as_str()) {
             let empty =
@@ -92,14 +102,12 @@ fn read_map(app: &App, bytes: &Bytes, known: &[&str]) -> Result<Map<String, Valu
             if !empty {
                 return Err(ApiError::unsupported(name, ""));
             }
-        } else if app.config.strict_fields {
-            return Err(ApiError::unknown_field(&shown(name)));
         } else {
-            app.unknown_fields.log_once(name);
-            unknown += 1;
+            unknown.meet("", name)?;
         }
     }
-    app.telemetry.unknown_fields(unknown);
+    screen_messages(&map, &mut unknown)?;
+    app.telemetry.unknown_fields(unknown.count);
     match map.get("model") {
         None => Ok(map),
         Some(Value::String(name)) if app.config.served_names.contains(name) => Ok(map),

@@ -341,6 +341,15 @@ impl Telemetry {
 
     /// One HTTP response. `route` is a pattern of the route table; `code` one of the server's statuses.
     pub fn http_request(&self, route: &'static str, code: u16) {
+        self.http_requests(route, code, 1);
+    }
+
+    /// Responses of `route` with these codes will be counted: the counters exist from now on, at zero.
+    pub fn http_route(&self, route: &'static str, codes: &[u16]) {
+        codes.iter().for_each(|code| self.http_requests(route, *code, 0));
+    }
+
+    fn http_requests(&self, route: &'static str, code: u16, n: u64) {
         let mut known = self.http.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .entry((route, code))
@@ -348,6 +357,6 @@ impl Telemetry {
                 let labels = [("route", route.to_owned()), ("code", code.to_string())];
                 self.registry.labelled_counter(&table::HTTP_REQUESTS, &labels)
             })
-            .increment(1);
+            .increment(n);
     }
 }

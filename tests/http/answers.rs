@@ -436,6 +436,18 @@ async fn small_endpoints() {
 }
 
 #[tokio::test]
+async fn counters_of_generation_routes_exist_from_the_start() {
+    let server = Server::start().await;
+    let exposition = server.telemetry.render();
+    for route in [CHAT, COMPLETIONS] {
+        for code in [200, 400, 429, 500, 503, 504] {
+            let line = format!("sconce_http_requests_total{{route=\"{route}\",code=\"{code}\"}} 0\n");
+            assert!(exposition.contains(&line), "no {line} in {exposition}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_request_has_one_outcome() {
     let mut server = Server::start().await;
     played(&mut server, CHAT, chat(json!({})), 1, hello(1)).await;

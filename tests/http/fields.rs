@@ -193,7 +193,8 @@ async fn values_out_of_range_name_the_field() {
             ("stop", json!(["a", 1]), "stop[1]"),
             ("stop", json!(["a", ""]), "stop[1]"),
             ("bad_words", json!([""]), "bad_words[0]"),
-            ("bad_words", json!(["fine", "x ".repeat(70)]), "bad_words[1]"),
+            // The tokenizer of the double would panic on it: 500.
+            ("bad_words", json!(["fine", format!("panic!{}", "x ".repeat(70))]), "bad_words[1]"),
             ("stop_token_ids", json!([5, 300]), "stop_token_ids[1]"),
             ("stop_token_ids", json!([-1]), "stop_token_ids[0]"),
             ("logit_bias", json!({"300": 1}), "logit_bias.300"),
@@ -319,6 +320,110 @@ async fn what_cannot_be_honoured_is_refused_and_neutral_values_pass() {
         passes(&mut server, COMPLETIONS, field, value).await;
     }
     refused(&server, CHAT, "chat_template_kwargs", json!({"loop": 1}), "chat_template_kwargs.loop").await;
+}
+
+/// Of each peer's fields a value that would change the answer and one that would not.
+#[tokio::test]
+async fn what_peers_know_is_refused_where_it_would_change_the_answer() {
+    let mut server = Server::start().await;
+    let telling = [
+        ("stop_regex", json!("a+"), json!([])),
+        ("thinking_token_budget", json!(100), json!(-1)),
+        ("repetition_detection", json!({"max_pattern_size": 4}), json!({})),
+        ("structural_tag", json!("{}"), json!("")),
+        ("custom_logit_processor", json!("x"), json!("")),
+        ("custom_params", json!({"a": 1}), json!({})),
+        ("min_new_tokens", json!(5), json!(0)),
+        ("max_new_tokens", json!(5), Value::Null),
+        ("input_ids", json!([1]), json!([])),
+        ("input_embeds", json!([[0.1]]), json!([])),
+        ("typical_p", json!(0.9), json!(1.0)),
+        ("mirostat", json!(2), json!(0)),
+        ("xtc_probability", json!(0.5), json!(0)),
+        ("dry_multiplier", json!(0.8), json!(0)),
+        ("tfs_z", json!(0.9), json!(1)),
+        ("top_a", json!(0.2), json!(0)),
+        ("dynatemp_range", json!(0.5), json!(0.0)),
+        ("top_n_sigma", json!(1.5), json!(-1)),
+        ("samplers", json!(["top_k"]), json!([])),
+        ("n_probs", json!(5), json!(0)),
+        ("n_predict", json!(5), json!(-1)),
+        ("repeat_penalty", json!(1.1), json!(1)),
+        ("watermark", json!(true), json!(false)),
+        ("decoder_input_details", json!(true), json!(false)),
+        ("truncate", json!(5), Value::Null),
+        ("return_full_text", json!(true), json!(false)),
+        ("adapter_id", json!("a"), Value::Null),
+        ("lora", json!([{"id": 0, "scale": 1}]), json!([])),
+        ("options", json!({"num_ctx": 5}), json!({})),
+        ("format", json!("json"), json!("")),
+        ("enable_thinking", json!(false), Value::Null),
+    ];
+    for path in [CHAT, COMPLETIONS] {
+        for (field, other, neutral) in &telling {
+            refused(&server, path, field, other.clone(), field).await;
+            passes(&mut server, path, field, neutral.clone()).await;
+        }
+        for field in ["cache_prompt", "id_slot", "keep_alive", "xtc_threshold", "dry_base", "mirostat_tau", "rid"] {
+            passes(&mut server, path, field, json!(1)).await;
+        }
+        // How far back a penalty looks matters where there is one.
+        passes(&mut server, path, "repeat_last_n", json!(64)).await;
+        let mut penalised = body(path, "repeat_last_n", json!(64));
+        penalised["frequency_penalty"] = json!(0.5);
+        let response = ask(server.addr, path, &penalised).await;
+        assert_eq!(response.verdict(), (400, Some("unsupported_parameter".into()), Some("repeat_last_n".into())));
+    }
+    assert_eq!(server.metric("sconce_unknown_request_fields_total"), 0.0);
+}
+
+#[tokio::test]
+async fn unknown_fields_within_objects_count_too() {
+    let mut server = Server::start().await;
+    let mut strict = Server::with(HttpConfig { strict_fields: true, ..config() }, info()).await;
+    let user = |extra: Value| {
+        let mut message = json!({"role": "user", "content": [{"type": "text", "text": "x"}]});
+        message.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        json!([message])
+    };
+    let call = |call: Value| json!([{"role": "assistant", "tool_calls": [call]}]);
+    let part = json!({"type": "text", "text": "x", "zork": 1});
+    let cases = [
+        ("messages", user(json!({"zork": 1})), "messages[0].zork"),
+        ("messages", user(json!({"content": [part]})), "messages[0].content[0].zork"),
+        ("messages", call(json!({"zork": 1, "function": {"name": "f"}})), "messages[0].tool_calls[0].zork"),
+        ("messages", call(json!({"function": {"name": "f", "zork": 1}})), "messages[0].tool_calls[0].function.zork"),
+        ("stream_options", json!({"zork": 1}), "stream_options.zork"),
+    ];
+    for (i, (field, value, param)) in cases.into_iter().enumerate() {
+        passes(&mut server, CHAT, field, value.clone()).await;
+        assert_eq!(server.metric("sconce_unknown_request_fields_total"), (i + 1) as f64, "{param}");
+        let response = ask(strict.addr, CHAT, &body(CHAT, field, value)).await;
+        assert_eq!(response.verdict(), (400, Some("unknown_parameter".into()), Some(param.into())));
+    }
+    let response = ask(strict.addr, "/tokenize", &json!({"messages": user(json!({"zork": 1}))})).await;
+    assert_eq!(response.verdict(), (400, Some("unknown_parameter".into()), Some("messages[0].zork".into())));
+    // What answers carry and what other providers know passes, and nulls are absent.
+    let known = user(json!({"annotations": [], "audio": null, "cache_control": {"type": "ephemeral"}, "zork": null}));
+    passes(&mut strict, CHAT, "messages", known).await;
+}
+
+#[tokio::test]
+async fn too_many_messages_and_parts_are_refused_by_their_count() {
+    let server = Server::start().await;
+    let message = json!({"role": "user", "content": ""});
+    let part = json!({"type": "text", "text": ""});
+    let call = json!({"function": {"name": "f"}});
+    for messages in [
+        vec![message; 8_193],
+        vec![json!({"role": "user", "content": vec![part; 8_192]})],
+        vec![json!({"role": "assistant", "tool_calls": vec![call; 8_192]})],
+    ] {
+        let response = ask(server.addr, CHAT, &json!({"messages": messages})).await;
+        assert_eq!(response.verdict(), (400, Some("invalid_value".into()), Some("messages".into())));
+        let message = response.error()["message"].to_string();
+        assert!(message.contains("8193") && message.contains("8192"), "{message}");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,10 @@ use crate::http::sampling::{Common, Fields, Limits, read};
 use crate::text::{ChatMessage, MessageContent, RenderOptions};
 
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool", "function"];
+/// Most messages, content parts and tool calls of a request together (OpenAI itself takes 2,048 messages). What a
+/// template does with them may cost the square of their number: joining lists isn't paid for in fuel. And it
+/// bounds that fuel: the worst template spends a second on so many.
+const MAX_ITEMS: usize = 8_192;
 /// Template variables that clients may set; a template is free to ignore them.
 const TEMPLATE_VARIABLES: &[&str] = &["enable_thinking", "thinking", "reasoning_effort"];
 
@@ -51,6 +55,7 @@ pub(in crate::http) fn read_messages(map: &Map<String, Value>) -> Result<(Vec<Ch
         Some(Value::Array(messages)) => messages,
         Some(other) => return Err(ApiError::wrong_type("messages", "an array", type_name(other))),
     };
+    check_count(messages)?;
     let messages = messages.iter().enumerate().map(|(i, m)| message(m, &format!("messages[{i}]")));
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let fields = Fields(map);
@@ -67,6 +72,20 @@ pub(in crate::http) fn read_messages(map: &Map<String, Value>) -> Result<(Vec<Ch
         ..RenderOptions::default()
     };
     Ok((messages, options))
+}
+
+/// Refuses a conversation of too many items before anything is made of them.
+fn check_count(messages: &[Value]) -> Result<(), ApiError> {
+    let within = |m: &Value, name| m.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+    let items = |m: &Value| 1 + within(m, "content") + within(m, "tool_calls");
+    let count: usize = messages.iter().map(items).sum();
+    if count <= MAX_ITEMS {
+        return Ok(());
+    }
+    let message = format!(
+        "Invalid 'messages': {count} messages, content parts and tool calls together; the limit is {MAX_ITEMS}.",
+    );
+    Err(ApiError::value("messages", message))
 }
 
 fn template_variables(map: &Map<String, Value>) -> Result<Map<String, Value>, ApiError> {

@@ -70,5 +70,5 @@ fn tokens(items: &[Value], path: &str, limits: &Limits) -> Result<Vec<u32>, ApiE
     if items.len() > limits.max_model_len {
         return Err(ApiError::context_length("prompt", limits.max_model_len, items.len(), 0));
     }
-    items.iter().enumerate().map(|(i, v)| token_id(v, &format!("{path}[{i}]"), limits.vocab_size)).collect()
+    items.iter().enumerate().map(|(i, v)| token_id(v, || format!("{path}[{i}]"), limits.vocab_size)).collect()
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::error::ApiError;
 use crate::http::lifecycle::OpenRequest;
+use crate::http::routes::Arrival;
 use crate::telemetry::{Outcome, RequestTimes, Telemetry};
 use crate::types::FinishReason;
 
@@ -40,17 +41,17 @@ impl Record {
         telemetry: Arc<Telemetry>,
         open: OpenRequest,
         route: &'static str,
-        request_id: String,
-        arrival: Instant,
+        model: String,
+        arrival: &Arrival,
     ) -> Self {
         telemetry.request_received();
         Self {
             telemetry,
-            request_id,
+            request_id: arrival.request_id.clone(),
             route,
-            model: String::new(),
+            model,
             stream: false,
-            arrival,
+            arrival: arrival.at,
             started: None,
             first_token: None,
             last_token: None,
@@ -62,8 +63,7 @@ impl Record {
         }
     }
 
-    pub(in crate::http) fn accepted(&mut self, model: &str, stream: bool) {
-        self.model = model.to_owned();
+    pub(in crate::http) fn accepted(&mut self, stream: bool) {
         self.stream = stream;
     }
 

@@ -14,7 +14,7 @@ use super::{Generation, Job, Piece, Prompt, Record, Surroundings, Usage};
 use crate::http::app::App;
 use crate::http::body;
 use crate::http::error::ApiError;
-use crate::http::fields::{Endpoint, screen};
+use crate::http::fields::{Endpoint, Unknown, screen};
 use crate::http::json::parse_object;
 use crate::http::routes::Arrival;
 use crate::http::sampling::{Common, Limits, Streaming, header_timeout};
@@ -67,7 +67,8 @@ pub(in crate::http) trait Api: Send + 'static {
 pub(in crate::http) async fn handle<A: Api>(app: Arc<App>, request: Request<Incoming>) -> Response {
     let arrival = request.extensions().get::<Arrival>().cloned().unwrap_or_default();
     let open = app.lifecycle.open();
-    let mut record = Record::new(app.telemetry.clone(), open, A::ROUTE, arrival.request_id.clone(), arrival.at);
+    let model = app.config.model_name().to_owned();
+    let mut record = Record::new(app.telemetry.clone(), open, A::ROUTE, model, &arrival);
     match prepare::<A>(&app, request, &arrival, &mut record).await {
         Ok(prepared) => answer::<A>(&app, prepared, &arrival, record).await,
         Err(error) => {
@@ -89,33 +90,36 @@ async fn prepare<A: Api>(
     arrival: &Arrival,
     record: &mut Record,
 ) -> Result<Prepared<A::Request>, ApiError> {
-    let serving = app.serving()?;
+    app.serving()?;
     let shortened = header_timeout(request.headers())?;
     let timeout = [app.config.request_timeout, shortened].into_iter().flatten().min();
     let deadline = timeout.and_then(|t| arrival.at.checked_add(t));
     let work = async {
         let bytes = body::read_json(request, &app.config).await?;
-        let mut map = parse_object(&bytes, app.config.max_json_depth)?;
-        drop(bytes);
-        let unknown = screen(&mut map, A::ENDPOINT, app.config.strict_fields, &app.unknown_fields)?;
-        app.telemetry.unknown_fields(unknown);
-        let request = A::validate(&map, &serving.limits)?;
-        drop(map);
-        check_model(app, request.as_ref())?;
-        record.accepted(app.config.model_name(), request.as_ref().streaming.is_some());
-        let (text, limits) = (serving.text.clone(), serving.limits.clone());
-        app.pool
-            .run(move || {
-                let job = A::convert(&request, &*text, &limits)?;
-                Ok((request, job))
-            })
-            .await
+        let shared = app.clone();
+        app.pools.of(bytes.len()).run(move || read::<A>(&shared, bytes)).await
     };
     let (request, job) = match deadline {
         None => work.await?,
         Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| ApiError::Timeout)??,
     };
+    record.accepted(request.as_ref().streaming.is_some());
     Ok(Prepared { request, job, deadline })
+}
+
+/// From bytes to tokens.
+fn read<A: Api>(app: &App, bytes: Bytes) -> Result<(A::Request, Job), ApiError> {
+    let serving = app.serving()?;
+    let mut map = parse_object(&bytes, app.config.max_json_depth)?;
+    drop(bytes);
+    let mut unknown = Unknown::new(app.config.strict_fields, &app.unknown_fields);
+    screen(&mut map, A::ENDPOINT, &mut unknown)?;
+    app.telemetry.unknown_fields(unknown.count);
+    let request = A::validate(&map, &serving.limits)?;
+    drop(map);
+    check_model(app, request.as_ref())?;
+    let job = A::convert(&request, &*serving.text, &serving.limits)?;
+    Ok((request, job))
 }
 
 fn check_model(app: &App, common: &Common) -> Result<(), ApiError> {
