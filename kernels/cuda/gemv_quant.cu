@@ -46,20 +46,9 @@ __device__ __forceinline__ void load_x(const T* staged, int step, uint32_t* b) {
     }
 }
 
-// d[16][8] += scale * c + min * (sums of x), the scales those of rows g and g + 8.
-__device__ __forceinline__ void add_scaled(float* d, const float* c, const float* x_sum, float2 low, float2 high, bool has_min) {
-    d[0] = fmaf(low.x, c[0], d[0]), d[1] = fmaf(low.x, c[1], d[1]);
-    d[2] = fmaf(high.x, c[2], d[2]), d[3] = fmaf(high.x, c[3], d[3]);
-    if (has_min) {
-        d[0] = fmaf(low.y, x_sum[0], d[0]), d[1] = fmaf(low.y, x_sum[1], d[1]);
-        d[2] = fmaf(high.y, x_sum[2], d[2]), d[3] = fmaf(high.y, x_sum[3], d[3]);
-    }
-}
-
 // d[16][8] += the slice times x; the slice has `steps` steps before k.
 template <class T, class F>
 __device__ __forceinline__ void multiply(const SliceRegisters<F>& w, const T* staged, int steps, float* d) {
-    const T* type = nullptr;
     const uint32_t one = twice<T>(1.0f), ones[4] = {one, one, one, one};
 #pragma unroll
     for (int step = 0; step < kSliceSteps; ++step) {
@@ -71,8 +60,8 @@ __device__ __forceinline__ void multiply(const SliceRegisters<F>& w, const T* st
         float c[4] = {0, 0, 0, 0}, x_sum[4] = {0, 0, 0, 0};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const uint32_t a[4] = {integer_pair<F>(type, w, 0, step, 2 * i), integer_pair<F>(type, w, 1, step, 2 * i),
-                                   integer_pair<F>(type, w, 0, step, 2 * i + 1), integer_pair<F>(type, w, 1, step, 2 * i + 1)};
+            uint32_t a[4];
+            integer_fragment<T, F>(w, step, i, a);
             mma_m16n8k16<T>(c, a, b + 2 * i);
             if (F::kMin) mma_m16n8k16<T>(x_sum, ones, b + 2 * i);
             if (F::kHalves || i == 1) {

@@ -210,3 +210,21 @@ __device__ __forceinline__ uint32_t integer_pair(const __nv_bfloat16* type, cons
     const uint32_t minus_low = subtract_pair(type, twice<__nv_bfloat16>(128.0f), low_pair<F>(s, half, step, pair) | 0x43004300u);
     return subtract_pair(type, high, minus_low);
 }
+
+// A of one of a step's two mma.
+template <class T, class F, class Slice>
+__device__ __forceinline__ void integer_fragment(const Slice& s, int step, int i, uint32_t* a) {
+    const T* type = nullptr;
+    a[0] = integer_pair<F>(type, s, 0, step, 2 * i), a[1] = integer_pair<F>(type, s, 1, step, 2 * i);
+    a[2] = integer_pair<F>(type, s, 0, step, 2 * i + 1), a[3] = integer_pair<F>(type, s, 1, step, 2 * i + 1);
+}
+
+// d[16][8] += scale * c + min * (sums of x), the scales those of rows g and g + 8.
+__device__ __forceinline__ void add_scaled(float* d, const float* c, const float* x_sum, float2 low, float2 high, bool has_min) {
+    d[0] = fmaf(low.x, c[0], d[0]), d[1] = fmaf(low.x, c[1], d[1]);
+    d[2] = fmaf(high.x, c[2], d[2]), d[3] = fmaf(high.x, c[3], d[3]);
+    if (has_min) {
+        d[0] = fmaf(low.y, x_sum[0], d[0]), d[1] = fmaf(low.y, x_sum[1], d[1]);
+        d[2] = fmaf(high.y, x_sum[2], d[2]), d[3] = fmaf(high.y, x_sum[3], d[3]);
+    }
+}

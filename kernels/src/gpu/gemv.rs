@@ -108,7 +108,7 @@ pub struct Gemv {
     pub y: DevicePtr,
     /// Elements from one row of `y` to the next: at least `n`.
     pub y_stride: usize,
-    /// Rows of x: at most [`MAX_ROWS`].
+    /// Rows of x: at most [`MAX_ROWS`] for [`Gemv::launch`].
     pub m: usize,
     /// Columns of y; a multiple of 16 for a packed gated product, whose up rows begin a tile.
     pub n: usize,
@@ -121,35 +121,76 @@ pub struct Gemv {
 }
 
 impl Gemv {
-    /// The launch: a block for 16 rows of the weight, or 32.
+    /// The launch: a block for 16 rows of the weight, or 32, and 8 of `x`.
     ///
     /// # Panics
     /// If there are too many rows, `y` is narrower than `n`, `k` or `n` is not such a multiple, the heads are none that a block
     /// takes, or the weight's rows pass `i32::MAX`.
     pub fn launch(&self) -> Launch {
-        let Self { m, n, k, .. } = *self;
+        let Self { m, n, .. } = *self;
         assert!(m <= MAX_ROWS, "gemv: {m} rows");
-        assert!(k > 0 && k.is_multiple_of(PACK), "gemv: k of {k} is no multiple of 8");
-        let (gated, heads) = match self.output {
+        let form = match self.format {
+            GemvWeight::Dense if self.norm.is_some() => "gemv_norm",
+            _ => "gemv",
+        };
+        let mut launch = self.kernel(("gemv", "gemv_quant"), form, m.div_ceil(BATCH));
+        let (gated, heads) = self.behind();
+        let group = self.format.group(gated.is_some() || heads.distance().is_some());
+        let (columns, num_heads) =
+            if heads == Heads::default() { (n, 1) } else { (heads.head_dim(), n / heads.head_dim()) };
+        let blocks = columns.div_ceil(if gated.is_some() { group } else { 2 * group });
+        launch.grid = [(blocks * m.div_ceil(BATCH)) as u32, num_heads as u32, 1];
+        launch.threads = THREADS;
+        launch
+    }
+
+    /// The gate and the heads behind the product, where there are any.
+    fn behind(&self) -> (Option<GateActivation>, Heads) {
+        match self.output {
             GemvOutput::Gated(activation) => (Some(activation), Heads::default()),
             GemvOutput::Heads(heads) => (None, heads),
-            _ => (None, Heads::default()),
+            GemvOutput::Half | GemvOutput::F32 | GemvOutput::Added => (None, Heads::default()),
+        }
+    }
+
+    /// A launch, still without sizes, of the kernel named after `form`, in the module for dense weights or in that for packed
+    /// ones, which has `x` in `m_tiles` tiles.
+    pub(super) fn kernel(&self, (dense, packed): (&'static str, &'static str), form: &str, m_tiles: usize) -> Launch {
+        let (half, params) = (self.half.name(), self.params(m_tiles));
+        let mut launch = match self.format {
+            GemvWeight::Dense => Launch::new(dense, format!("{form}_{half}"), &params),
+            GemvWeight::Packed(ty) => {
+                let ty = kernel_name(ty).expect("gemv: a dense type is not packed");
+                Launch::new(packed, format!("{form}_{ty}_{half}"), &params)
+            }
         };
+        launch.overlap = true;
+        launch
+    }
+
+    /// The checked parameters.
+    fn params(&self, m_tiles: usize) -> GemvParams {
+        let Self { m, n, k, .. } = *self;
+        let (gated, heads) = self.behind();
+        let packed = self.format != GemvWeight::Dense;
+        let pack = if packed { 32 } else { PACK };
+        assert!(k > 0 && k.is_multiple_of(pack), "gemv: k of {k} is no multiple of {pack}");
+        assert!(!(packed && gated.is_some()) || n.is_multiple_of(TILE), "gemv: gated n of {n} is no multiple of 16");
         let whole = heads == Heads::default() || (self.format.takes(&heads) && n.is_multiple_of(heads.head_dim()));
         assert!(whole, "gemv: {n} columns of heads of {}", heads.head_dim());
-        let norm = self.norm.unwrap_or((DevicePtr::NULL, NormParams { eps: 0.0, one_plus: false }));
         assert!(self.y_stride >= n, "gemv: {n} columns in rows of {}", self.y_stride);
         // Twice n must be an index too.
         let _ = i32::try_from(2 * n).expect("gemv: n");
-        let params = GemvParams {
+        let norm = self.norm.unwrap_or((DevicePtr::NULL, NormParams { eps: 0.0, one_plus: false }));
+        GemvParams {
             x: self.x,
             w: self.weight,
             bias: self.bias.unwrap_or_default(),
             norm_weight: norm.0,
             y: self.y,
             heads,
-            m: m as i32,
-            m_tiles: m.div_ceil(BATCH) as i32,
+            m: i32::try_from(m).expect("gemv: m"),
+            m_tiles: m_tiles as i32,
             n: n as i32,
             k: i32::try_from(k).expect("gemv: k"),
             y_stride: i32::try_from(self.y_stride).expect("gemv: y_stride"),
@@ -158,24 +199,6 @@ impl Gemv {
             accumulate: i32::from(self.output == GemvOutput::Added),
             eps: norm.1.eps,
             offset: if norm.1.one_plus { 1.0 } else { 0.0 },
-        };
-        let (module, form) = match self.format {
-            GemvWeight::Dense if self.norm.is_some() => ("gemv", "gemv_norm".to_owned()),
-            GemvWeight::Dense => ("gemv", "gemv".to_owned()),
-            GemvWeight::Packed(ty) => {
-                assert!(k.is_multiple_of(32), "gemv: k of {k} is no multiple of 32");
-                assert!(gated.is_none() || n.is_multiple_of(TILE), "gemv: gated n of {n} is no multiple of 16");
-                ("gemv_quant", format!("gemv_{}", kernel_name(ty).expect("gemv: a dense type is not packed")))
-            }
-        };
-        let mut launch = Launch::new(module, format!("{form}_{}", self.half.name()), &params);
-        let group = self.format.group(gated.is_some() || heads.distance().is_some());
-        let (columns, num_heads) =
-            if heads == Heads::default() { (n, 1) } else { (heads.head_dim(), n / heads.head_dim()) };
-        let blocks = columns.div_ceil(if gated.is_some() { group } else { 2 * group });
-        launch.grid = [(blocks * m.div_ceil(BATCH)) as u32, num_heads as u32, 1];
-        launch.threads = THREADS;
-        launch.overlap = true;
-        launch
+        }
     }
 }

@@ -25,6 +25,7 @@ pub mod device;
 pub mod embed;
 pub mod fill;
 pub mod gemm;
+pub mod gemm_tile;
 pub mod gemv;
 pub mod launch;
 pub mod logits;

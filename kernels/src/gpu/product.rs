@@ -1,16 +1,19 @@
-//! Which kernel computes a product: few rows read the weight once as it lies, many go to the library.
+//! Which kernel computes a product: few rows read the weight once as it lies, many go to tiles or to the library.
 //!
-//! | rows | dense | packed |
-//! |---|---|---|
-//! | up to 8 | `gemv` | `gemv` |
-//! | up to 64 | library | `gemv` |
-//! | more | library | expanded into a workspace, then the library |
+//! | rows | dense | packed | mixed, or too large to expand | deterministic |
+//! |---|---|---|---|---|
+//! | up to 8 | `gemv` | `gemv` | `gemv` | `gemv` |
+//! | up to 16 | library | `gemv` | `gemv` | `gemv` |
+//! | up to 512 | library | `gemm_quant` | `gemm_tile`, `gemm_quant` | `gemm_tile`, `gemm_quant` |
+//! | more | library | expanded into a workspace, then the library | the same | the same |
 //!
-//! In deterministic mode every product is `gemv`, whose rows don't depend on one another, in pieces of 64 rows.
+//! A row's bits are the same in `gemv` and in every tile of `gemm_tile` and `gemm_quant`, so that in deterministic mode they
+//! don't depend on the number of rows.
 
 use super::device::GpuDevice;
 use super::gemm::Gemm;
-use super::gemv::{Gemv, GemvOutput, GemvWeight, MAX_ROWS};
+use super::gemm_tile::{self, Tile};
+use super::gemv::{Gemv, GemvOutput, GemvWeight};
 use super::launch::{DevicePtr, HalfType};
 use super::qkv_post::Heads;
 use super::quant::{TILE, dequantize};
@@ -20,6 +23,14 @@ use crate::error::KernelError;
 
 /// Rows up to which a dense product is not the library's.
 pub const FEW_ROWS: usize = 8;
+
+/// Rows up to which the GEMV is preferred to tiles: it reads the weight again, from the L2 cache, for every 8 rows. To be
+/// measured.
+pub const GEMV_ROWS: usize = 16;
+
+/// Rows up to which a packed product is not the library's: from there on its faster products are worth the expansion, which
+/// moves 8 times the bytes of a 4-bit weight. To be measured.
+pub const PACKED_ROWS: usize = 512;
 
 /// Where a product reads and writes.
 #[derive(Clone, Copy, Debug)]
@@ -77,13 +88,10 @@ impl Products {
     /// # Errors
     /// When the device fails.
     pub fn issue<D: GpuDevice>(&self, device: &mut D, w: &GpuLinear, product: &Product) -> Result<(), KernelError> {
-        let few = product.m <= if w.dense().is_some() { FEW_ROWS } else { MAX_ROWS };
-        if few || self.deterministic {
-            return self.issue_gemv(device, w, product);
-        }
+        let expands = w.is_packed() && w.out_features * w.in_features * 2 <= self.workspace_bytes;
         match w.dense() {
-            Some(weight) => self.issue_gemm(device, w, product, weight),
-            None if w.is_packed() && w.out_features * w.in_features * 2 <= self.workspace_bytes => {
+            Some(weight) if !self.deterministic && product.m > FEW_ROWS => self.issue_gemm(device, w, product, weight),
+            None if !self.deterministic && product.m > PACKED_ROWS && expands => {
                 for part in &w.parts {
                     if let Some(layout) = part.packed {
                         let out = self.workspace.byte_add(part.first * w.in_features * 2);
@@ -92,8 +100,7 @@ impl Products {
                 }
                 self.issue_gemm(device, w, product, self.workspace)
             }
-            // A head that nobody expands, or dense and packed rows together.
-            None => self.issue_gemv(device, w, product),
+            _ => self.issue_kernels(device, w, product),
         }
     }
 
@@ -126,17 +133,14 @@ impl Products {
         Ok(device.gemm(&gemm)?)
     }
 
-    fn issue_gemv<D: GpuDevice>(&self, device: &mut D, w: &GpuLinear, product: &Product) -> Result<(), KernelError> {
+    /// A kernel of ours for each part.
+    fn issue_kernels<D: GpuDevice>(&self, device: &mut D, w: &GpuLinear, product: &Product) -> Result<(), KernelError> {
         let out_bytes = if product.output == GemvOutput::F32 { 4 } else { 2 };
         for part in &w.parts {
-            let mut row = 0;
-            while row < product.m {
-                let m = (product.m - row).min(MAX_ROWS);
-                let x = product.x.byte_add(row * w.in_features * 2);
-                let y = product.y.byte_add((row * product.stride + part.first) * out_bytes);
-                device.launch(&self.gemv(w, part, &Product { m, x, y, ..*product }).launch())?;
-                row += m;
-            }
+            let y = product.y.byte_add(part.first * out_bytes);
+            let gemv = self.gemv(w, part, &Product { y, ..*product });
+            let few = product.m <= GEMV_ROWS;
+            device.launch(&if few { gemv.launch() } else { gemm_tile::launch(&gemv, Tile::of(&gemv)) })?;
         }
         Ok(())
     }

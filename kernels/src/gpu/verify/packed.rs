@@ -33,8 +33,8 @@ fn scales_at(ty: WeightType) -> (usize, Option<usize>) {
     }
 }
 
-/// Random bits under scales that make values of about 1.
-fn random_blocks(random: &mut Random, ty: WeightType, rows: usize, cols: usize) -> Vec<u8> {
+/// A random matrix as a file has it: any bits, under scales that make values of about 1.
+pub fn random_blocks(random: &mut Random, ty: WeightType, rows: usize, cols: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..rows * ty.row_bytes(cols).unwrap_or_default()).map(|_| random.bits() as u8).collect();
     let (d_at, m_at) = scales_at(ty);
     let (largest_q, largest_sub) = match ty {

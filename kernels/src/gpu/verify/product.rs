@@ -1,9 +1,10 @@
-//! Products: by GEMV with every output, norms in front, dense and packed weights; by the library.
+//! Products: by GEMV with every output, norms in front, dense and packed weights; by tiles; by the library.
 
 use super::super::device::GpuDevice;
 use super::super::gemm::Gemm;
-use super::super::gemv::{Gemv, GemvOutput, GemvWeight};
-use super::super::launch::DevicePtr;
+use super::super::gemm_tile::{self, Tile};
+use super::super::gemv::{Gemv, GemvOutput, GemvWeight, MAX_ROWS};
+use super::super::launch::{DevicePtr, Launch};
 use super::packed::packed_matrix;
 use super::{Bed, Checked, Half, Random, assert_close, ensure, floats};
 use crate::activation::gated_activation;
@@ -74,11 +75,21 @@ impl<T: Half> Case<T> {
         })
     }
 
-    /// What the device computes for rows `first..first + m`.
+    /// What the GEMV computes for rows `first..first + m`.
     ///
     /// # Errors
     /// When the device fails, or something is written that should not be.
     pub fn run<D: GpuDevice>(&self, bed: &mut Bed<D>, first: usize, m: usize) -> Checked<Vec<f32>> {
+        self.run_by(bed, first, m, Gemv::launch)
+    }
+
+    fn run_by<D: GpuDevice>(
+        &self,
+        bed: &mut Bed<D>,
+        first: usize,
+        m: usize,
+        launch: impl Fn(&Gemv) -> Launch,
+    ) -> Checked<Vec<f32>> {
         let x = bed.upload(&self.x[first * self.k..(first + m) * self.k])?;
         let (dense, packed) = (
             bed.upload(&self.weight.dense)?,
@@ -112,7 +123,7 @@ impl<T: Half> Case<T> {
             output: self.output,
             half: T::TYPE,
         };
-        bed.launch(&gemv.launch())?;
+        bed.launch(&launch(&gemv))?;
         let y = if f32_out { bed.read(&y_f32)? } else { floats(&bed.read(&y_half)?) };
         let rows = y.chunks(y_stride.max(1));
         let untouched = rows.clone().all(|row| row[self.n..].iter().all(|value| value.is_nan()));
@@ -153,10 +164,33 @@ impl<T: Half> Case<T> {
     /// # Errors
     /// When a result is not the reference's.
     pub fn check<D: GpuDevice>(&self, bed: &mut Bed<D>) -> Checked {
+        let close = self.run(bed, 0, self.m).and_then(|got| self.close(&got));
+        close.map_err(|fault| fault.of(self.describe()))
+    }
+
+    fn close(&self, got: &[f32]) -> Checked {
         let relative = if self.output == GemvOutput::F32 { 1e-5 } else { T::ROUNDING + 1e-5 };
         let absolute = if self.norm.is_some() { 16.0 * T::ROUNDING } else { 1e-3 };
-        let close = self.run(bed, 0, self.m).and_then(|got| assert_close(&got, &self.reference(), relative, absolute));
-        close.map_err(|fault| fault.of(self.describe()))
+        assert_close(got, &self.reference(), relative, absolute)
+    }
+
+    /// The same by tiles, without a norm or a gate, and every row has the bits that the GEMV gives it.
+    ///
+    /// # Errors
+    /// When a result is not the reference's, or not the GEMV's.
+    pub fn check_tiles<D: GpuDevice>(&self, bed: &mut Bed<D>, tile: Tile) -> Checked {
+        let compared = self.run_by(bed, 0, self.m, |product| gemm_tile::launch(product, tile)).and_then(|got| {
+            self.close(&got)?;
+            for first in (0..self.m).step_by(MAX_ROWS) {
+                let gemv = self.run(bed, first, (self.m - first).min(MAX_ROWS))?;
+                let other = gemv.iter().zip(&got[first * self.n..]).position(|(a, b)| a.to_bits() != b.to_bits());
+                ensure(other.is_none(), || {
+                    format!("value {} has other bits than the GEMV's", first * self.n + other.unwrap_or(0))
+                })?;
+            }
+            Ok(())
+        });
+        compared.map_err(|fault| fault.of(format!("{tile:?} tiles, {}", self.describe())))
     }
 
     /// The same by the library, without a norm or a gate.

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 
 use super::super::attention::DeviceLimits;
 use super::super::device::GpuDevice;
+use super::super::gemm_tile::Tile;
 use super::super::gemv::GemvOutput;
 use super::super::work_list::SplitPolicy;
 use super::attention::{World, shape};
@@ -36,6 +37,8 @@ pub fn checks<D: GpuDevice>() -> Vec<Check<D>> {
         check("gemv, dense", dense),
         check("gemv, every packed type", packed_products),
         check("gemv that ends with rope and cache writes", heads_products),
+        check("tiles, dense, with the gemv's bits", dense_tiles),
+        check("tiles, every packed type, with the gemv's bits", packed_tiles),
         check("the library's products, bias and beta = 1", library),
         check("norms", norms),
         check("qkv_post, every head size and rope", qkv_posts),
@@ -142,6 +145,29 @@ fn heads_products<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
         }
         Ok(())
     })
+}
+
+fn dense_tiles<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
+    for tile in [Tile::Small, Tile::Large] {
+        for (shape, output) in
+            [((7, 17, 40), GemvOutput::F32), ((65, 130, 2056), GemvOutput::Half), ((1030, 24, 136), GemvOutput::Added)]
+        {
+            Case::<bf16>::of(None, shape, true, false, output)?.check_tiles(bed, tile)?;
+            Case::<f16>::of(None, shape, false, false, output)?.check_tiles(bed, tile)?;
+        }
+    }
+    Ok(())
+}
+
+fn packed_tiles<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
+    for ty in TYPES {
+        let long = if ty.block_len() == 32 { 2144 } else { 2304 };
+        for tile in [Tile::Small, Tile::Large] {
+            Case::<bf16>::of(Some(ty), (33, 72, long), true, false, GemvOutput::F32)?.check_tiles(bed, tile)?;
+            Case::<f16>::of(Some(ty), (65, 16, 256), false, false, GemvOutput::Added)?.check_tiles(bed, tile)?;
+        }
+    }
+    Ok(())
 }
 
 fn library<D: GpuDevice>(bed: &mut Bed<D>) -> Checked {
