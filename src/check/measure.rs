@@ -10,11 +10,12 @@ use sconce_kernels::gpu::device::GpuDevice;
 
 use super::Open;
 use super::host::Host;
+use super::rates::{Operands, rates};
 use super::report::{Figure, Found, Report};
 use super::serving::{Traffic, serving};
 use super::shapes::{Point, Shape};
 use super::steps::{Bench, Bounds, Way};
-use super::timing::{Floors, floors};
+use super::timing::{Effort, Floors, floors};
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Extent {
     pub floor_size: usize,
     /// Bounds of a step.
     pub bounds: Bounds,
+    /// What single kernels compute.
+    pub operands: Operands,
     /// What the server is asked.
     pub traffic: Traffic,
     /// The shapes, most worth first.
@@ -34,11 +37,12 @@ pub struct Extent {
 impl Extent {
     /// What a card of data centres holds.
     pub fn card() -> Self {
-        let long = Duration::from_millis(50);
+        let effort = Effort { runs: 5, long: Duration::from_millis(50) };
         Self {
             floor_bytes: 1 << 31,
             floor_size: 8192,
-            bounds: Bounds { max_tokens: 8192, max_seqs: 256, max_model_len: 16_384, long },
+            bounds: Bounds { max_tokens: 8192, max_seqs: 256, max_model_len: 16_384, effort },
+            operands: Operands::llama_8b(effort),
             traffic: Traffic { streams: [1, 32, 256], requests: 2, prompt: 256, answer: 64, max_batch_tokens: 2048 },
             shapes: super::shapes::shapes(),
         }
@@ -53,16 +57,21 @@ pub fn measurements<D: GpuDevice + 'static>(
     open: Open<'_, D>,
 ) {
     let mut found = None;
-    report.line("floors: read bandwidth, product rate", || {
-        let found = found.insert(floors(&mut open()?, extent.bounds.long, extent.floor_bytes, extent.floor_size)?);
-        let detail = serde_json::json!(found);
-        Ok(Figure::rate(found.bytes_per_second, None, ("GB/s", 1e9)).with(detail))
+    report.line("floor: bytes read by a product of one row", || {
+        let found = found.insert(floors(&mut open()?, extent.bounds.effort, extent.floor_bytes, extent.floor_size)?);
+        Ok(Figure::rate(found.bytes_per_second, None, ("GB/s", 1e9)).into())
     });
+    if let Some(found) = found {
+        report.line("floor: a large product of the library", || {
+            Ok(Figure::rate(found.flops, None, ("TFLOP/s", 1e12)).into())
+        });
+    }
     for (index, shape) in extent.shapes.iter().enumerate() {
         let mut measured = Measured { folder, shape, bounds: extent.bounds, floors: found, steps: Vec::new() };
         let Some(bench) = measured.steps(report, open) else { continue };
         if index == 0 {
             measured.without_graphs_and_host(report, bench);
+            rates(report, &extent.operands, found.as_ref(), open);
             serving(report, folder, (shape, &extent.traffic), found.as_ref(), open);
             measured.deterministic(report, open);
         }

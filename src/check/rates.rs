@@ -3,8 +3,6 @@
 //! Every kernel runs many times in one captured graph, each time on other operands where these fit the L2 cache, so that
 //! neither launches nor caches are measured. A kernel more is one line in one of the lists of `lists`.
 
-use std::time::Duration;
-
 use sconce_kernels::error::KernelError;
 use sconce_kernels::gpu::device::GpuDevice;
 use sconce_kernels::gpu::gemm::Gemm;
@@ -15,10 +13,7 @@ use serde_json::json;
 use super::Open;
 use super::lists;
 use super::report::{Figure, Found, Reason, Report};
-use super::timing::{Floors, RANDOM_BYTES, bf16_block, in_graph};
-
-/// Times that a kernel runs in a graph.
-const LAUNCHES: usize = 24;
+use super::timing::{Effort, Floors, in_graph, random_bf16};
 
 /// Sizes of the operands: those of a real model, or of a test.
 #[derive(Clone, Debug)]
@@ -39,16 +34,16 @@ pub struct Operands {
     pub prompt: usize,
     /// Bytes that kernels read in turn: more than any L2 cache has.
     pub region: usize,
-    /// Least time of a repetition.
-    pub long: Duration,
+    /// Times that a kernel runs in a graph.
+    pub launches: usize,
+    /// How thoroughly each is timed.
+    pub effort: Effort,
 }
 
 /// What the card issues.
 pub(super) enum Issue {
-    /// One of our kernels.
-    Launch(Launch),
-    /// Several, one after another.
-    Launches(Vec<Launch>),
+    /// Kernels of ours, one after another.
+    Kernels(Vec<Launch>),
     /// The library's.
     Gemm(Gemm),
 }
@@ -71,7 +66,7 @@ pub(super) struct Bench<D> {
 
 impl Operands {
     /// Llama-3.1-8B.
-    pub fn llama_8b(long: Duration) -> Self {
+    pub fn llama_8b(effort: Effort) -> Self {
         Self {
             hidden: 4096,
             inner: 14_336,
@@ -81,7 +76,8 @@ impl Operands {
             contexts: vec![1024, 8192],
             prompt: 2048,
             region: 2 << 30,
-            long,
+            launches: 24,
+            effort,
         }
     }
 }
@@ -119,21 +115,26 @@ impl<D: GpuDevice> Rates<'_, '_, D> {
         let (bench, floors) = (&mut *self.bench, self.floors);
         self.report.line(name, || {
             let mut make = make(bench)?;
-            let issues: Vec<Issue> = (0..LAUNCHES).map(&mut make).collect();
+            let (launches, effort) = (bench.sizes.launches, bench.sizes.effort);
+            let issues: Vec<Issue> = (0..launches).map(&mut make).collect();
             if let Issue::Gemm(gemm) = &issues[0] {
                 bench.bed.device().tune(gemm)?;
             }
-            let long = bench.sizes.long;
-            let timing = in_graph(bench.bed.device(), long, LAUNCHES, |device, index| issue(device, &issues[index]))?;
+            let timing = in_graph(bench.bed.device(), effort, launches, |device, index| issue(device, &issues[index]))?;
             Ok(work.rate(timing.seconds, floors))
         });
     }
 }
 
+impl From<Launch> for Issue {
+    fn from(launch: Launch) -> Self {
+        Self::Kernels(vec![launch])
+    }
+}
+
 fn issue<D: GpuDevice>(device: &mut D, issue: &Issue) -> Result<(), KernelError> {
     match issue {
-        Issue::Launch(launch) => Ok(device.launch(launch)?),
-        Issue::Launches(launches) => Ok(launches.iter().try_for_each(|launch| device.launch(launch))?),
+        Issue::Kernels(launches) => Ok(launches.iter().try_for_each(|launch| device.launch(launch))?),
         Issue::Gemm(gemm) => Ok(device.gemm(gemm)?),
     }
 }
@@ -161,12 +162,7 @@ impl Work {
 impl<D: GpuDevice> Bench<D> {
     fn new(device: D, sizes: Operands) -> Result<Self, KernelError> {
         let mut bed = Bed::new(device);
-        let device = bed.device();
-        let region = device.alloc(sizes.region, "operands")?;
-        let block = bf16_block(RANDOM_BYTES.min(sizes.region));
-        for start in (0..sizes.region).step_by(RANDOM_BYTES) {
-            device.write(region.byte_add(start), &block[..RANDOM_BYTES.min(sizes.region - start)])?;
-        }
+        let region = random_bf16(bed.device(), sizes.region / 2, "operands")?;
         Ok(Self { bed, sizes, region })
     }
 
@@ -190,6 +186,14 @@ impl<D: GpuDevice> Bench<D> {
     /// When memory runs out.
     pub(super) fn out(&mut self, bytes: usize) -> Result<DevicePtr, Reason> {
         Ok(self.bed.device().alloc(bytes, "results")?)
+    }
+
+    /// Memory that holds random values of bf16.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub(super) fn random(&mut self, bytes: usize) -> Result<DevicePtr, Reason> {
+        Ok(random_bf16(self.bed.device(), bytes / 2, "operands")?)
     }
 
     /// Memory that holds these values.

@@ -1,7 +1,7 @@
 //! A model of random weights on the device, and single steps of it.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sconce_kernels::backend::StepInput;
 use sconce_kernels::error::KernelError;
@@ -18,7 +18,7 @@ use serde_json::json;
 use super::Open;
 use super::report::{Figure, Found, Reason};
 use super::shapes::{Point, Shape, largest_matrix, spec, weight_count, weights_read};
-use super::timing::{Floors, Timing, bf16_block, median};
+use super::timing::{Effort, Floors, Timing, bf16_block, median};
 use crate::runner::GpuLimits;
 
 /// Bounds of what is measured.
@@ -30,8 +30,8 @@ pub struct Bounds {
     pub max_seqs: usize,
     /// Tokens of a sequence.
     pub max_model_len: usize,
-    /// Least time of a repetition.
-    pub long: Duration,
+    /// How thoroughly it is timed.
+    pub effort: Effort,
 }
 
 /// How the launches of a decode step are issued.
@@ -190,7 +190,7 @@ impl<D: GpuDevice> Bench<D> {
 
     fn eager(&mut self, step: &StepInput<'_>) -> Result<Timing, KernelError> {
         let model = &mut self.model;
-        median(&mut self.backend, self.room.bounds.long, |backend| model.forward(backend, step, &|| {}), wait)
+        median(&mut self.backend, self.room.bounds.effort, |backend| model.forward(backend, step, &|| {}), wait)
     }
 
     fn graph(&mut self, step: &StepInput<'_>) -> Result<Timing, KernelError> {
@@ -205,7 +205,7 @@ impl<D: GpuDevice> Bench<D> {
             backend.begin_fixed_step(step)?;
             Ok(backend.device().replay(graph)?)
         };
-        median(backend, self.room.bounds.long, replay, wait)
+        median(backend, self.room.bounds.effort, replay, wait)
     }
 }
 

@@ -18,8 +18,14 @@ pub struct Floors {
     pub flops: f64,
 }
 
-/// Repetitions that a median is taken of.
-const RUNS: usize = 5;
+/// How thoroughly something is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Repetitions that a median is taken of: at least one.
+    pub runs: usize,
+    /// Least time of a repetition.
+    pub long: Duration,
+}
 
 /// Seconds an iteration.
 #[derive(Clone, Copy, Debug)]
@@ -32,36 +38,36 @@ pub struct Timing {
     pub slowest: f64,
 }
 
-/// The median of several loops, each of `long` or longer, so that its start and end don't count. `once` issues work;
+/// The median of several loops, each long enough that its start and end don't count. `once` issues work;
 /// `wait` waits for all of it.
 ///
 /// # Errors
 /// When one of the two fails.
 pub fn median<T, E>(
     on: &mut T,
-    long: Duration,
+    effort: Effort,
     mut once: impl FnMut(&mut T) -> Result<(), E>,
     mut wait: impl FnMut(&mut T) -> Result<(), E>,
 ) -> Result<Timing, E> {
-    let mut times = Vec::with_capacity(RUNS);
+    let mut times = Vec::with_capacity(effort.runs);
     let mut iterations = 1;
     once(on)?;
     wait(on)?;
-    while times.len() < RUNS {
+    while times.len() < effort.runs.max(1) {
         let begin = Instant::now();
         for _ in 0..iterations {
             once(on)?;
         }
         wait(on)?;
         let elapsed = begin.elapsed();
-        if elapsed < long && iterations < 1 << 12 {
+        if elapsed < effort.long && iterations < 1 << 12 {
             iterations *= 2;
             continue;
         }
         times.push(elapsed.as_secs_f64() / f64::from(iterations));
     }
     times.sort_by(f64::total_cmp);
-    Ok(Timing { seconds: times[RUNS / 2], fastest: times[0], slowest: times[RUNS - 1] })
+    Ok(Timing { seconds: times[times.len() / 2], fastest: times[0], slowest: times[times.len() - 1] })
 }
 
 /// [`median`] of what is issued on a device.
@@ -70,10 +76,10 @@ pub fn median<T, E>(
 /// When the device fails.
 pub fn on_device<D: GpuDevice>(
     device: &mut D,
-    long: Duration,
+    effort: Effort,
     mut once: impl FnMut(&mut D) -> Result<(), KernelError>,
 ) -> Result<Timing, KernelError> {
-    median(device, long, &mut once, |device| Ok(device.synchronize()?))
+    median(device, effort, &mut once, |device| Ok(device.synchronize()?))
 }
 
 /// What `issue` issues when called with each number below `count`, in one graph: seconds a call, without the cost of
@@ -83,7 +89,7 @@ pub fn on_device<D: GpuDevice>(
 /// When the device fails.
 pub fn in_graph<D: GpuDevice>(
     device: &mut D,
-    long: Duration,
+    effort: Effort,
     count: usize,
     mut issue: impl FnMut(&mut D, usize) -> Result<(), KernelError>,
 ) -> Result<Timing, KernelError> {
@@ -95,7 +101,7 @@ pub fn in_graph<D: GpuDevice>(
     let graph = device.end_capture();
     issued?;
     let graph = graph?;
-    let all = on_device(device, long, |device| Ok(device.replay(graph)?))?;
+    let all = on_device(device, effort, |device| Ok(device.replay(graph)?))?;
     let each = |seconds: f64| seconds / count as f64;
     Ok(Timing { seconds: each(all.seconds), fastest: each(all.fastest), slowest: each(all.slowest) })
 }
@@ -104,7 +110,7 @@ pub fn in_graph<D: GpuDevice>(
 ///
 /// # Errors
 /// When the device fails.
-pub fn floors<D: GpuDevice>(device: &mut D, long: Duration, bytes: usize, size: usize) -> Result<Floors, KernelError> {
+pub fn floors<D: GpuDevice>(device: &mut D, effort: Effort, bytes: usize, size: usize) -> Result<Floors, KernelError> {
     let (k, half) = (size, HalfType::Bf16);
     let n = bytes / (2 * k);
     let weight = random_bf16(device, n * k, "a floor's weights")?;
@@ -114,7 +120,7 @@ pub fn floors<D: GpuDevice>(device: &mut D, long: Duration, bytes: usize, size: 
     let gemv =
         Gemv { x: operands, weight, format, bias: None, norm: None, y: out, y_stride: n, m: 1, n, k, output, half };
     let launch = gemv.launch();
-    let read = on_device(device, long, |device| Ok(device.launch(&launch)?))?;
+    let read = on_device(device, effort, |device| Ok(device.launch(&launch)?))?;
     let gemm = Gemm {
         m: size,
         n: size,
@@ -128,7 +134,7 @@ pub fn floors<D: GpuDevice>(device: &mut D, long: Duration, bytes: usize, size: 
         accumulate: false,
     };
     device.tune(&gemm)?;
-    let product = on_device(device, long, |device| Ok(device.gemm(&gemm)?))?;
+    let product = on_device(device, effort, |device| Ok(device.gemm(&gemm)?))?;
     let flops = 2.0 * (size as f64).powi(3) / product.seconds;
     Ok(Floors { bytes_per_second: (n * k * 2) as f64 / read.seconds, flops })
 }

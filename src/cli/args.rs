@@ -77,6 +77,9 @@ pub struct GpuCheckArgs {
     /// Write every result as one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Write the table of results, Markdown
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
     /// Checks only, no measurements
     #[arg(long)]
     pub no_measure: bool,

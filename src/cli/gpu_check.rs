@@ -27,7 +27,7 @@ pub(super) fn gpu_check(args: &GpuCheckArgs, started: Instant) -> Result<(), Cli
     use sconce_kernels::gpu::cuda::CudaGpu;
     use sconce_kernels::gpu::device::GpuDevice;
 
-    use crate::check::{attention, kernels, measure, parity};
+    use crate::check::{attention, kernels, measure, parity, summary};
 
     let failed = |reason: String| CliError::Failed(reason);
     let mut open = || CudaGpu::open(args.device);
@@ -62,6 +62,11 @@ pub(super) fn gpu_check(args: &GpuCheckArgs, started: Instant) -> Result<(), Cli
     }
     // What is left there is small, and the next start of the machine removes it.
     let _ = std::fs::remove_dir_all(&folder);
+    let table = summary::summary(&info.name, report.lines());
+    ui::out(&format!("\n{table}"))?;
+    if let Some(path) = &args.summary {
+        std::fs::write(path, &table).map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    }
     match report.lines()[..checks].iter().filter(|line| line.outcome != Outcome::Ok).count() {
         0 => Ok(()),
         count => Err(failed(format!("{count} of {checks} checks did not pass"))),
