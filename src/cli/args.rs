@@ -28,7 +28,7 @@ pub enum Command {
     Run(RunArgs),
     /// Say what a model needs and how many sequences fit; loads nothing
     Plan(Box<PlanArgs>),
-    /// Download a model, so that it is there without a network
+    /// Download a model, so that it is there without a network; checks and repairs what is here already
     Pull(PullArgs),
     /// Check this machine's GPU against the CPU and measure it; one file of this program is all that it takes
     GpuCheck(GpuCheckArgs),

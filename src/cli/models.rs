@@ -5,12 +5,12 @@ use super::{CliError, ui};
 use crate::config::ByteSize;
 use crate::hub::{Hub, HubSettings, ModelRef, Progress, aliases};
 
-/// Downloads a model and prints where it lies.
+/// Downloads a model, checks what of it is here already, and prints where it lies.
 pub(super) async fn pull(args: PullArgs) -> Result<(), CliError> {
     let reference = ModelRef::parse(args.model.as_deref())?;
     let hub = Hub::new(HubSettings::from_env(), Progress::stderr());
     let model = tokio::select! {
-        model = hub.resolve(&reference) => model?,
+        model = hub.pull(&reference) => model?,
         // What has arrived stays, for the next attempt to go on from.
         _ = tokio::signal::ctrl_c() => return Err(CliError::Interrupted),
     };

@@ -5,8 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::checksum::Checksum;
 use super::select::{self, Selection};
-use super::{HubSettings, aliases};
+use super::{HubSettings, ModelRef, aliases};
 
 /// A model in one of the caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,13 +27,7 @@ pub(super) fn repo_dir(hub_cache: &Path, repo: &str) -> PathBuf {
 
 /// The model as the cache has it: a GGUF file or a snapshot folder; `None` unless every file of it is here.
 pub(super) fn find(hub_cache: &Path, repo: &str, selector: Option<&str>) -> Option<PathBuf> {
-    let dir = repo_dir(hub_cache, repo);
-    let commit = std::fs::read_to_string(dir.join("refs").join("main")).ok()?;
-    let commit = commit.trim();
-    if commit.is_empty() || !commit.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return None;
-    }
-    let snapshot = dir.join("snapshots").join(commit);
+    let snapshot = newest_snapshot(&repo_dir(hub_cache, repo))?;
     let selection = select::select(repo, &list_files(&snapshot), selector).ok()?;
     let path = opened_path(&snapshot, &selection);
     is_whole(&snapshot, &selection).then_some(path)
@@ -41,6 +36,26 @@ pub(super) fn find(hub_cache: &Path, repo: &str, selector: Option<&str>) -> Opti
 /// What to open of a snapshot.
 pub(super) fn opened_path(snapshot: &Path, selection: &Selection) -> PathBuf {
     selection.gguf.as_ref().map_or_else(|| snapshot.to_owned(), |file| snapshot.join(file))
+}
+
+/// Files of a model that are here and whose checksum is known: the table of aliases says it, and the hub's
+/// cache names its blobs by it.
+pub(super) fn checksums(settings: &HubSettings, reference: &ModelRef) -> Vec<(PathBuf, Checksum)> {
+    let (repo, selector, own) = match reference {
+        ModelRef::Path(_) => (None, None, None),
+        ModelRef::Alias(alias) => (alias.repo, alias.file.as_ref().map(|file| file.name), alias.file.as_ref()),
+        ModelRef::Repo { repo, selector } => (Some(repo.as_str()), selector.as_deref(), None),
+    };
+    let own = own.map(|file| (settings.model_cache.join(file.name), Checksum::Sha256(file.sha256.to_owned())));
+    let mut found: Vec<_> = own.into_iter().filter(|(path, _)| path.is_file()).collect();
+    let snapshot = repo.and_then(|repo| Some((repo, newest_snapshot(&repo_dir(&settings.hub_cache, repo))?)));
+    let Some((repo, snapshot)) = snapshot else { return found };
+    for file in select::select(repo, &list_files(&snapshot), selector).map_or(Vec::new(), |s| s.files) {
+        let Ok(blob) = snapshot.join(file).canonicalize() else { continue };
+        let checksum = blob.file_name().and_then(|name| Checksum::of_etag(name.to_str()?));
+        found.extend(checksum.map(|checksum| (blob, checksum)));
+    }
+    found
 }
 
 /// GGUF parts are counted by `select`; for safetensors the index names the shards and a tokenizer must be there.
@@ -113,7 +128,10 @@ pub(super) fn scan(settings: &HubSettings) -> Vec<CachedModel> {
     found
 }
 
+/// The folder of the commit that `main` was at when it was last asked for.
 fn newest_snapshot(repo_dir: &Path) -> Option<PathBuf> {
     let commit = std::fs::read_to_string(repo_dir.join("refs").join("main")).ok()?;
-    Some(repo_dir.join("snapshots").join(commit.trim()))
+    let commit = commit.trim();
+    let plain = !commit.is_empty() && commit.bytes().all(|b| b.is_ascii_alphanumeric());
+    plain.then(|| repo_dir.join("snapshots").join(commit))
 }

@@ -4,7 +4,7 @@
 //! the rest with `Range`; a server that doesn't know ranges sends all of it again.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use reqwest::{StatusCode, header};
 use sha2::{Digest, Sha256};
 
+use super::checksum::{Checksum, hex, read_all};
 use super::{HubError, Progress};
 
 /// Attempts in a row that bring no byte before we give up.
@@ -29,9 +30,11 @@ pub(super) struct Job {
     /// Name for people.
     pub(super) name: String,
     pub(super) size: Option<u64>,
-    /// Lower-case hex, where the hub says it.
-    pub(super) sha256: Option<String>,
+    /// Where the hub says it.
+    pub(super) checksum: Option<Checksum>,
     pub(super) retry_delay: Duration,
+    /// How long the client waits for the next bytes.
+    pub(super) silence: Duration,
 }
 
 /// How one attempt ended.
@@ -72,17 +75,6 @@ pub(super) async fn fetch(client: &reqwest::Client, job: &Job, progress: &Progre
         }
         done => done,
     }
-}
-
-/// SHA-256 of a file, lower-case hex.
-pub(super) async fn sha256_of(path: &Path) -> Result<String, HubError> {
-    let path = path.to_owned();
-    let partial = blocking(move || {
-        let mut file = File::open(&path).map_err(|e| HubError::io(&path, &e))?;
-        digest_of(&mut file).map_err(|e| HubError::io(&path, &e))
-    })
-    .await?;
-    Ok(hex(partial.1))
 }
 
 pub(super) fn incomplete(target: &Path) -> PathBuf {
@@ -136,8 +128,11 @@ async fn transfer(
         };
         (fruitless, delay) = if partial.len > before { (0, job.retry_delay) } else { (fruitless + 1, delay * 2) };
         if fruitless >= FRUITLESS_ATTEMPTS {
+            let reason = format!("{reason}, {fruitless} times in a row");
             return Err(HubError::Interrupted { file: job.name.clone(), reason });
         }
+        let count = if fruitless > 0 { format!(" ({} of {FRUITLESS_ATTEMPTS})", fruitless + 1) } else { String::new() };
+        progress.line(&format!("{}: {reason}; trying again{count}", job.name));
         tokio::time::sleep(delay).await;
     }
     bar.finish_and_clear();
@@ -158,7 +153,7 @@ async fn attempt(client: &reqwest::Client, job: &Job, partial: &mut Partial, bar
     }
     let response = match request.send().await {
         Ok(response) => response,
-        Err(error) => return Attempt::Broken(cause(&error)),
+        Err(error) => return job.broken(&error),
     };
     if let Err(end) = place(&response, job, partial) {
         return end;
@@ -208,7 +203,7 @@ async fn receive(
     while let Some(chunk) = body.next().await {
         let chunk = match chunk {
             Ok(chunk) => chunk,
-            Err(error) => return Attempt::Broken(cause(&error)),
+            Err(error) => return job.broken(&error),
         };
         if let Err(error) = partial.write(&chunk) {
             return Attempt::Refused(error);
@@ -230,14 +225,30 @@ async fn receive(
 
 /// Checks the digest and gives the file its name.
 fn finish(partial: Partial, job: &Job) -> Result<(), HubError> {
-    let Partial { path, file, digest, .. } = partial;
-    let found = hex(digest);
-    if let Some(expected) = job.sha256.as_ref().filter(|expected| **expected != found) {
-        std::fs::remove_file(&path).map_err(|e| HubError::io(&path, &e))?;
-        return Err(HubError::Checksum { file: job.name.clone(), expected: expected.clone(), found });
+    let Partial { path, mut file, digest, .. } = partial;
+    if let Some(checksum) = &job.checksum {
+        let found = match checksum {
+            // Computed as the bytes came.
+            Checksum::Sha256(_) => hex(digest),
+            // Begins with the length; such files are small.
+            Checksum::GitBlob(_) => checksum.of(&mut file).map_err(|e| HubError::io(&path, &e))?,
+        };
+        if let Err(damaged) = checksum.expect(found, &job.name) {
+            std::fs::remove_file(&path).map_err(|e| HubError::io(&path, &e))?;
+            return Err(damaged);
+        }
     }
     // On disk before it has its name: a crash must not leave a whole-looking file with holes.
     file.sync_all().and_then(|()| std::fs::rename(&path, &job.target)).map_err(|e| HubError::io(&job.target, &e))
+}
+
+impl Job {
+    fn broken(&self, error: &reqwest::Error) -> Attempt {
+        match error.is_timeout() && !error.is_connect() {
+            true => Attempt::Broken(format!("nothing arrived for {:.1} s", self.silence.as_secs_f32())),
+            false => Attempt::Broken(cause(error)),
+        }
+    }
 }
 
 impl Partial {
@@ -246,7 +257,8 @@ impl Partial {
         blocking(move || {
             let open = || {
                 let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
-                let (len, digest) = digest_of(&mut file)?;
+                let mut digest = Sha256::new();
+                let len = read_all(&mut file, |bytes| digest.update(bytes))?;
                 Ok((file, len, digest))
             };
             let (file, len, digest) = open().map_err(|e: std::io::Error| HubError::io(&path, &e))?;
@@ -268,24 +280,6 @@ impl Partial {
         (self.len, self.digest) = (0, Sha256::new());
         Ok(())
     }
-}
-
-/// Reads to the end; leaves the position there.
-fn digest_of(file: &mut File) -> std::io::Result<(u64, Sha256)> {
-    let (mut len, mut digest, mut buffer) = (0, Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((len, digest)),
-            n => {
-                digest.update(&buffer[..n]);
-                len += n as u64;
-            }
-        }
-    }
-}
-
-pub(super) fn hex(digest: Sha256) -> String {
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The innermost reason of a request's failure: the outer layers only repeat the address.

