@@ -97,6 +97,23 @@ impl Checkpoint {
         &self.path
     }
 
+    /// The file that describes the model: the GGUF file, or `config.json`.
+    pub fn description(&self) -> PathBuf {
+        match &self.source {
+            Source::Gguf(_) => self.path.clone(),
+            Source::Safetensors { .. } => self.path.join("config.json"),
+        }
+    }
+
+    /// The file that holds the weight of this name; the checkpoint itself if none does.
+    pub fn file_of(&self, name: &str) -> &Path {
+        let file = match &self.source {
+            Source::Gguf(gguf) => gguf.file_of(name),
+            Source::Safetensors { weights, .. } => weights.file_of(name),
+        };
+        file.unwrap_or(&self.path)
+    }
+
     /// The folder whose other files (tokenizer, chat template, generation settings) belong to the checkpoint.
     /// `None` for a GGUF named by its file: what lies beside it may belong to another model.
     pub fn dir(&self) -> Option<&Path> {

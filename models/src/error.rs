@@ -46,19 +46,23 @@ pub enum ModelError {
         remedy: String,
     },
     /// A tensor that the architecture needs isn't there.
-    #[error("{path}: tensor {name} is missing; the checkpoint is incomplete or of another architecture")]
+    #[error(
+        "{path}: tensor {name} is missing; the checkpoint is incomplete or of another architecture: download it again"
+    )]
     MissingTensor {
         /// File or folder.
         path: String,
         /// Name looked for.
         name: String,
     },
-    /// A tensor that is there can't be used.
-    #[error("tensor {name}: {reason}")]
+    /// A sound tensor that the device didn't take.
+    #[error("{path}: tensor {name}: {reason}")]
     Tensor {
+        /// File.
+        path: String,
         /// Its name.
         name: String,
-        /// Shape or type against what is expected, or the device's answer.
+        /// The device's answer.
         reason: String,
     },
     /// Nothing to load at this path.
@@ -115,6 +119,10 @@ impl ModelError {
 
     pub(crate) fn missing_tensor(path: &Path, name: &str) -> Self {
         Self::MissingTensor { path: show_path(path), name: clean(name) }
+    }
+
+    pub(crate) fn tensor(path: &Path, name: &str, reason: impl std::fmt::Display) -> Self {
+        Self::Tensor { path: show_path(path), name: clean(name), reason: reason.to_string() }
     }
 
     pub(crate) fn not_a_checkpoint(path: &Path, problem: impl AsRef<str>, remedy: impl Into<String>) -> Self {

@@ -42,7 +42,7 @@ pub fn load<B: Backend>(
     };
     let weights = Weights { embed, layers, final_norm: loader.vector(&names.final_norm, hidden)?, head };
     progress(total, total);
-    let failed = |error: KernelError| ModelError::Tensor { name: "rope".to_owned(), reason: error.to_string() };
+    let failed = |error: KernelError| ModelError::tensor(checkpoint.path(), "rope", error);
     backend.set_ropes(rope_tables(&spec)).map_err(failed)?;
     Ok(Model::new(spec, layout, weights))
 }
@@ -146,12 +146,14 @@ impl<B: Backend> Loader<'_, B> {
         let mut views = Vec::with_capacity(parts.len());
         for &(name, rows) in parts {
             let tensor = self.checkpoint.tensor(name)?;
-            expect_shape(name, &tensor, &[rows, cols])?;
+            self.expect_shape(name, &tensor, &[rows, cols])?;
             views.push(MatrixView { ty: tensor.ty, data: tensor.data, rows, cols });
         }
-        self.backend
-            .linear_from(&views, bias)
-            .map_err(|error| ModelError::Tensor { name: parts[0].0.clone(), reason: error.to_string() })
+        let failed = |error| {
+            let name = parts.first().map_or("", |(name, _)| name.as_str());
+            ModelError::tensor(self.checkpoint.file_of(name), name, error)
+        };
+        self.backend.linear_from(&views, bias).map_err(failed)
     }
 
     fn optional_vector(&mut self, wanted: bool, name: &str, len: usize) -> Result<Option<B::Vector>, ModelError> {
@@ -160,9 +162,8 @@ impl<B: Backend> Loader<'_, B> {
 
     fn vector(&mut self, name: &str, len: usize) -> Result<B::Vector, ModelError> {
         let data = self.floats(name, len)?;
-        self.backend
-            .vector_from(data)
-            .map_err(|error| ModelError::Tensor { name: name.to_owned(), reason: error.to_string() })
+        let failed = |error| ModelError::tensor(self.checkpoint.file_of(name), name, error);
+        self.backend.vector_from(data).map_err(failed)
     }
 
     fn biases(&self, wanted: bool, parts: &[(&String, usize)]) -> Result<Option<Vec<f32>>, ModelError> {
@@ -178,23 +179,19 @@ impl<B: Backend> Loader<'_, B> {
 
     fn floats(&self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let tensor = self.checkpoint.tensor(name)?;
-        expect_shape(name, &tensor, &[len])?;
+        self.expect_shape(name, &tensor, &[len])?;
         let mut out = vec![0.0; len];
         sconce_kernels::dequant::dequantize(tensor.ty, tensor.data, &mut out)
-            .map_err(|error| ModelError::Tensor { name: name.to_owned(), reason: error.to_string() })?;
+            .map_err(|error| ModelError::tensor(self.checkpoint.file_of(name), name, error))?;
         Ok(out)
     }
-}
 
-fn expect_shape(name: &str, tensor: &TensorView<'_>, expected: &[usize]) -> Result<(), ModelError> {
-    if tensor.shape == expected {
-        return Ok(());
+    fn expect_shape(&self, name: &str, tensor: &TensorView<'_>, expected: &[usize]) -> Result<(), ModelError> {
+        if tensor.shape == expected {
+            return Ok(());
+        }
+        let problem = format!("has shape {:?} but the configuration asks for {expected:?}", tensor.shape);
+        let remedy = "weights and configuration don't belong together: download both again";
+        Err(ModelError::malformed(self.checkpoint.file_of(name), format!("tensor {name}"), problem, remedy))
     }
-    Err(ModelError::Tensor {
-        name: name.to_owned(),
-        reason: format!(
-            "has shape {:?} but the configuration asks for {expected:?}; weights and configuration don't belong together",
-            tensor.shape
-        ),
-    })
 }

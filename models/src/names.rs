@@ -108,6 +108,14 @@ impl TensorNames {
         })
     }
 
+    /// What the names of all layers' tensors begin with; the layer's number follows.
+    pub fn layer_prefix(&self) -> String {
+        match self.style {
+            Style::Gguf => "blk.".to_owned(),
+            Style::Hf { prefix, .. } => format!("{prefix}layers."),
+        }
+    }
+
     /// Names of layer `index`.
     pub fn layer(&self, index: usize) -> LayerNames {
         match self.style {

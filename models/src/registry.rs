@@ -122,11 +122,10 @@ pub(crate) fn find(checkpoint: &Checkpoint) -> Result<&'static Family, ModelErro
     let is_gguf = checkpoint.gguf().is_some();
     let field = if is_gguf { "general.architecture" } else { "architectures" };
     let Some(name) = architecture(checkpoint) else {
-        return Err(ModelError::unsupported(checkpoint.path(), field, "is missing", supported()));
+        return Err(ModelError::unsupported(&checkpoint.description(), field, "is missing", supported()));
     };
     let matches = |family: &&Family| if is_gguf { family.gguf == Some(name) } else { family.hf.contains(&name) };
-    FAMILIES
-        .iter()
-        .find(matches)
-        .ok_or_else(|| ModelError::unsupported(checkpoint.path(), field, format!("architecture {name}"), supported()))
+    FAMILIES.iter().find(matches).ok_or_else(|| {
+        ModelError::unsupported(&checkpoint.description(), field, format!("architecture {name}"), supported())
+    })
 }

@@ -77,6 +77,11 @@ impl TensorTable {
         self.tensors.get(*self.index.get(name)?)
     }
 
+    /// The file that holds the tensor of this name.
+    pub(crate) fn file_of(&self, name: &str) -> Option<&Path> {
+        self.part_path(self.info(name)?.part).map(PathBuf::as_path)
+    }
+
     pub(crate) fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
         let data = self.parts.get(info.part).and_then(|(_, map)| map.get(info.range.clone())).unwrap_or_default();
         TensorView { ty: info.ty, shape: &info.shape, data }

@@ -115,7 +115,7 @@ pub(super) fn decode(text: &dyn TextService, ids: &[u32], skip_special: bool) ->
 /// A text that could not become tokens, as the client's error.
 pub(super) fn text_error(param: &str, error: TextError) -> ApiError {
     match error {
-        TextError::Load { source_name, message } => {
+        TextError::Load { source_name, message, .. } => {
             tracing::error!(source_name, message, "the text side of the model failed");
             ApiError::Internal
         }

@@ -97,6 +97,9 @@ pub(crate) fn from_gguf(vocab: &GgufVocab<'_>) -> Result<(Tokenizer, TokenTable)
         }
         map.insert((*token).to_owned(), id as u32);
     }
+    if vocab.merges.is_empty() {
+        return Err(TextError::load("tokenizer.ggml.merges", "there are none, and byte-level BPE is made of them"));
+    }
     let mut merges = Merges::with_capacity(vocab.merges.len());
     for (rank, merge) in vocab.merges.iter().enumerate() {
         // A token may be a space itself, so the separator is not the first character.

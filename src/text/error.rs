@@ -1,17 +1,22 @@
 //! Everything that can go wrong between text and token ids, one line a message.
 
+use std::path::Path;
+
 const MAX_MESSAGE_CHARS: usize = 400;
+const REDOWNLOAD: &str = "the file is damaged or incomplete: download it again";
 
 /// Why text could not be turned into tokens, or a model's text side not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
     /// A file of the model is missing, unreadable or inconsistent.
-    #[error("{source_name}: {message}")]
+    #[error("{source_name}: {message}; {remedy}")]
     Load {
-        /// The file, or the GGUF key, at fault.
+        /// The file at fault, and the key in it.
         source_name: String,
-        /// What is wrong with it and what would help.
+        /// What is wrong with it.
         message: String,
+        /// What would help.
+        remedy: String,
     },
     /// The model has no chat template, so conversations can't be rendered.
     #[error(
@@ -27,10 +32,29 @@ pub enum TextError {
 }
 
 impl TextError {
-    /// A [`TextError::Load`] naming `source_name`.
+    /// A [`TextError::Load`] naming `source_name`, which is damaged.
     pub(crate) fn load(source_name: impl Into<String>, message: impl std::fmt::Display) -> Self {
+        Self::unusable(source_name, message, REDOWNLOAD)
+    }
+
+    /// A [`TextError::Load`] naming `source_name` and what else than a fresh copy would help.
+    pub(crate) fn unusable(
+        source_name: impl Into<String>,
+        message: impl std::fmt::Display,
+        remedy: impl Into<String>,
+    ) -> Self {
         // Text of the file may stand in it, of any length.
         let message = message.to_string().replace('\n', " ").chars().take(MAX_MESSAGE_CHARS).collect();
-        Self::Load { source_name: source_name.into(), message }
+        Self::Load { source_name: source_name.into(), message, remedy: remedy.into() }
+    }
+
+    /// Names the file that holds the key at fault.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Load { source_name, message, remedy } => {
+                Self::Load { source_name: format!("{}: {source_name}", path.display()), message, remedy }
+            }
+            other => other,
+        }
     }
 }

@@ -6,6 +6,7 @@
 use sconce_models::gguf::Metadata;
 use serde_json::Value;
 
+use super::error::TextError;
 use super::tokenizer::Tokenizer;
 
 /// What the model's authors recommend; `None` where they say nothing.
@@ -26,46 +27,84 @@ pub struct SamplingDefaults {
 }
 
 impl SamplingDefaults {
-    /// From a parsed `generation_config.json`. Values out of range are left out: they would make
-    /// every request that relies on them invalid.
-    pub(crate) fn from_config(config: &Value) -> Self {
-        let float = |key: &str| config.get(key).and_then(Value::as_f64).map(|v| v as f32);
-        let int = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|v| u32::try_from(v).ok());
-        Self {
-            temperature: float("temperature"),
-            top_k: int("top_k"),
-            top_p: float("top_p"),
-            min_p: float("min_p"),
-            repetition_penalty: float("repetition_penalty"),
-            max_tokens: int("max_new_tokens"),
-        }
-        .in_range()
+    /// From a parsed `generation_config.json`, named `source` in errors.
+    ///
+    /// # Errors
+    /// [`TextError::Load`] for a value out of range: it would make every request that relies on it invalid.
+    pub(crate) fn from_config(config: &Value, source: &str) -> Result<Self, TextError> {
+        Self::read(|field| {
+            let value = config.get(field.json).filter(|value| !value.is_null())?;
+            Some(Found { key: format!("{source}: {}", field.json), number: value.as_f64(), text: value.to_string() })
+        })
     }
 
     /// From GGUF metadata.
-    pub(crate) fn from_metadata(metadata: &Metadata) -> Self {
-        let float = |key: &str| metadata.get_f32(&format!("general.sampling.{key}"));
-        Self {
-            temperature: float("temp"),
-            top_k: metadata.get_u32("general.sampling.top_k"),
-            top_p: float("top_p"),
-            min_p: float("min_p"),
-            repetition_penalty: float("penalty_repeat"),
-            max_tokens: None,
-        }
-        .in_range()
+    ///
+    /// # Errors
+    /// As [`Self::from_config`], naming the key.
+    pub(crate) fn from_metadata(metadata: &Metadata) -> Result<Self, TextError> {
+        Self::read(|field| {
+            let key = format!("general.sampling.{}", field.gguf?);
+            if !metadata.contains(&key) {
+                return None;
+            }
+            let number = metadata.get_f32(&key).map(f64::from).or(metadata.get_u64(&key).map(|n| n as f64));
+            Some(Found { key, number, text: number.map_or("it".to_owned(), |n| n.to_string()) })
+        })
     }
 
-    fn in_range(self) -> Self {
-        let keep = |value: Option<f32>, ok: fn(f32) -> bool| value.filter(|&v| v.is_finite() && ok(v));
-        Self {
-            temperature: keep(self.temperature, |v| (0.0..=2.0).contains(&v)),
-            top_k: self.top_k,
-            top_p: keep(self.top_p, |v| v > 0.0 && v <= 1.0),
-            min_p: keep(self.min_p, |v| (0.0..=1.0).contains(&v)),
-            repetition_penalty: keep(self.repetition_penalty, |v| v > 0.0),
-            max_tokens: self.max_tokens.filter(|&n| n > 0),
-        }
+    fn read(find: impl Fn(&Field) -> Option<Found>) -> Result<Self, TextError> {
+        let number = |field: &Field| find(field).map(|found| field.check(found)).transpose();
+        Ok(Self {
+            temperature: number(&TEMPERATURE)?.map(|v| v as f32),
+            // -1 keeps all, as 0 does.
+            top_k: number(&TOP_K)?.map(|v| v.max(0.0) as u32),
+            // 0 asks for the likeliest token alone; the filter wants a positive mass to reach.
+            top_p: number(&TOP_P)?.map(|v| (v as f32).max(f32::MIN_POSITIVE)),
+            min_p: number(&MIN_P)?.map(|v| v as f32),
+            repetition_penalty: number(&REPETITION_PENALTY)?.map(|v| v as f32),
+            max_tokens: number(&MAX_TOKENS)?.map(|v| v as u32),
+        })
+    }
+}
+
+/// A sampling default: its names in `generation_config.json` and after `general.sampling.`, and the values
+/// that a request could ask for, too.
+struct Field {
+    json: &'static str,
+    gguf: Option<&'static str>,
+    least: f64,
+    most: f64,
+    whole: bool,
+}
+
+/// What stands under a key.
+struct Found {
+    key: String,
+    number: Option<f64>,
+    text: String,
+}
+
+const fn field(json: &'static str, gguf: Option<&'static str>, least: f64, most: f64, whole: bool) -> Field {
+    Field { json, gguf, least, most, whole }
+}
+
+const TEMPERATURE: Field = field("temperature", Some("temp"), 0.0, 2.0, false);
+const TOP_K: Field = field("top_k", Some("top_k"), -1.0, i32::MAX as f64, true);
+const TOP_P: Field = field("top_p", Some("top_p"), 0.0, 1.0, false);
+const MIN_P: Field = field("min_p", Some("min_p"), 0.0, 1.0, false);
+const REPETITION_PENALTY: Field = field("repetition_penalty", Some("penalty_repeat"), 0.01, 100.0, false);
+const MAX_TOKENS: Field = field("max_new_tokens", None, 1.0, u32::MAX as f64, true);
+
+impl Field {
+    fn check(&self, found: Found) -> Result<f64, TextError> {
+        let Self { least, most, whole, .. } = self;
+        let sound = |n: &f64| (*least..=*most).contains(n) && (!whole || n.fract() == 0.0);
+        found.number.filter(sound).ok_or_else(|| {
+            let kind = if *whole { "a whole number" } else { "a number" };
+            let message = format!("{} isn't {kind} from {least} to {most}", found.text);
+            TextError::unusable(found.key, message, "correct it, or start with --generation-config none")
+        })
     }
 }
 

@@ -67,7 +67,12 @@ impl<'a> GgufVocab<'a> {
             None if metadata.contains(&key(name)) => Err(wrong(name, "a list of strings")),
             None => Ok(Vec::new()),
         };
-        let absent = || TextError::load(key("model"), "the file has no tokenizer; use a complete GGUF file");
+        let absent = || TextError::load(key("model"), "the file has no tokenizer");
+        // Absent is one thing, there and empty another.
+        if let Some(name) = ["scores", "token_type"].into_iter().find(|name| metadata.array_len(&key(name)) == Some(0))
+        {
+            return Err(TextError::load(key(name), "no entries"));
+        }
         let scores = metadata.get_f32s(&key("scores"));
         let token_types = metadata.get_i32s(&key("token_type"));
         if scores.is_none() && metadata.contains(&key("scores")) {
@@ -111,12 +116,15 @@ impl<'a> GgufVocab<'a> {
         let fail = |key: &str, message: String| Err(TextError::load(format!("tokenizer.ggml.{key}"), message));
         let count = self.tokens.len();
         if count == 0 {
-            return fail("tokens", "the file holds no tokens; use a complete GGUF file".into());
+            return fail("tokens", "the file holds no tokens".into());
         }
         for (key, len) in [("scores", self.scores.len()), ("token_type", self.token_types.len())] {
             if len != 0 && len != count {
-                return fail(key, format!("{len} entries for {count} tokens; the file is damaged"));
+                return fail(key, format!("{len} entries for {count} tokens"));
             }
+        }
+        if let Some((id, kind)) = self.token_types.iter().enumerate().find(|(_, kind)| !(0..=6).contains(*kind)) {
+            return fail("token_type", format!("token {id} is of type {kind}, which isn't in 0..=6"));
         }
         let ids = [
             ("bos_token_id", self.bos),
@@ -134,7 +142,7 @@ impl<'a> GgufVocab<'a> {
         let mut seen = HashMap::with_capacity(count);
         for (id, token) in self.tokens.iter().enumerate().filter(|(_, t)| !t.is_empty()) {
             if let Some(first) = seen.insert(*token, id) {
-                return fail("tokens", format!("{token:?} stands at {first} and at {id}; the file is damaged"));
+                return fail("tokens", format!("{token:?} stands at {first} and at {id}"));
             }
         }
         Ok(())

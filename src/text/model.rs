@@ -68,32 +68,38 @@ impl TextModel {
     /// # Errors
     /// [`TextError::Load`] naming the file that is missing or damaged.
     pub fn from_dir(dir: &Path, options: &TextOptions) -> Result<Self, TextError> {
-        let config = read_json(dir, "tokenizer_config.json")?.unwrap_or_default();
+        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let path = dir.join("tokenizer.json");
-        let bytes = read_file(&path)?.ok_or_else(|| {
-            TextError::load(name_of(&path), format!("not found in {}; the model needs it", dir.display()))
-        })?;
+        let missing = || TextError::unusable(shown(&path), "no such file, and the model needs it", "download it too");
+        let bytes = read_file(&path)?.ok_or_else(missing)?;
         let tokens = special_token_texts(&config);
         let text = |key: &str| tokens.get(key).and_then(Value::as_str);
-        let tokenizer = Tokenizer::from_json(&bytes, "tokenizer.json", text("bos_token"), text("eos_token"))?;
+        let tokenizer = Tokenizer::from_json(&bytes, &shown(&path), text("bos_token"), text("eos_token"))?;
 
         let mut eos_token_ids: Vec<u32> = tokenizer.eos().into_iter().collect();
-        let model_config = read_json(dir, "config.json")?.unwrap_or_default();
+        let model_config = read_json(&dir.join("config.json"))?.unwrap_or_default();
         eos_token_ids.extend(eos_ids(&model_config));
         eos_token_ids.extend(model_config.get("text_config").map(eos_ids).unwrap_or_default());
         let mut sampling_defaults = SamplingDefaults::default();
+        let path = dir.join("generation_config.json");
         if options.use_generation_config
-            && let Some(generation) = read_json(dir, "generation_config.json")?
+            && let Some(generation) = read_json(&path)?
         {
             eos_token_ids.extend(eos_ids(&generation));
-            sampling_defaults = SamplingDefaults::from_config(&generation);
+            sampling_defaults = SamplingDefaults::from_config(&generation, &shown(&path))?;
         }
         let (source, name) = match template_override(options)? {
             Some(found) => (Some(found.0), found.1),
-            None => match read_file(&dir.join("chat_template.jinja"))? {
-                Some(bytes) => (Some(utf8(bytes, "chat_template.jinja")?), "chat_template.jinja".to_owned()),
-                None => (template_in_config(&config), "tokenizer_config.json".to_owned()),
-            },
+            None => {
+                let path = dir.join("chat_template.jinja");
+                match read_file(&path)? {
+                    Some(bytes) => (Some(utf8(bytes, &path)?), shown(&path)),
+                    None => (
+                        template_in_config(&config),
+                        format!("{}: chat_template", shown(&dir.join("tokenizer_config.json"))),
+                    ),
+                }
+            }
         };
         let chat_template = source.map(|source| ChatTemplate::new(&source, tokens, &name)).transpose()?;
         Ok(Self::assemble(tokenizer, chat_template, eos_token_ids, sampling_defaults))
@@ -104,8 +110,9 @@ impl TextModel {
     /// # Errors
     /// [`TextError::Load`] naming the key at fault.
     pub fn from_gguf(gguf: &Gguf, options: &TextOptions) -> Result<Self, TextError> {
-        let vocab = &GgufVocab::from_metadata(&gguf.metadata)?;
-        let tokenizer = Tokenizer::from_gguf(vocab)?;
+        let here = |error: TextError| error.in_file(gguf.path());
+        let vocab = &GgufVocab::from_metadata(&gguf.metadata).map_err(here)?;
+        let tokenizer = Tokenizer::from_gguf(vocab).map_err(here)?;
         let mut tokens = Map::new();
         let ids =
             [("bos_token", vocab.bos), ("eos_token", vocab.eos), ("unk_token", vocab.unk), ("pad_token", vocab.pad)];
@@ -118,13 +125,13 @@ impl TextModel {
         let mut sampling_defaults = SamplingDefaults::default();
         if options.use_generation_config {
             eos_token_ids.extend(well_known_end_tokens(&tokenizer));
-            sampling_defaults = SamplingDefaults::from_metadata(&gguf.metadata);
+            sampling_defaults = SamplingDefaults::from_metadata(&gguf.metadata).map_err(here)?;
         }
         let (source, name) = match template_override(options)? {
             Some(found) => (Some(found.0), found.1),
             None => {
                 let key = "tokenizer.chat_template";
-                (gguf.metadata.get_str(key).map(str::to_owned), key.to_owned())
+                (gguf.metadata.get_str(key).map(str::to_owned), format!("{}: {key}", shown(gguf.path())))
             }
         };
         let chat_template = source.map(|source| ChatTemplate::new(&source, tokens, &name)).transpose()?;
@@ -163,9 +170,9 @@ impl TextModel {
 /// The operator's own template and its name.
 fn template_override(options: &TextOptions) -> Result<Option<(String, String)>, TextError> {
     let Some(path) = &options.chat_template else { return Ok(None) };
-    let name = path.display().to_string();
-    let bytes = read_file(path)?.ok_or_else(|| TextError::load(&name, "no such chat template file"))?;
-    Ok(Some((utf8(bytes, &name)?, name)))
+    let missing = || TextError::unusable(shown(path), "no such chat template file", "name another one");
+    let bytes = read_file(path)?.ok_or_else(missing)?;
+    Ok(Some((utf8(bytes, path)?, shown(path))))
 }
 
 /// `chat_template`: one text, or a list of named ones of which `default` counts.
@@ -191,31 +198,32 @@ fn special_token_texts(config: &Value) -> Map<String, Value> {
     texts.collect()
 }
 
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+/// A path as it stands in messages.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// The bytes of a file; `None` when there is none.
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
-    let name = name_of(path);
+    let unreadable = |error| TextError::unusable(shown(path), error, "make it a file that this user may read");
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(TextError::load(name, error)),
+        Err(error) => return Err(unreadable(error)),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| TextError::load(&name, e))?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(TextError::load(name, format!("larger than {MAX_FILE_BYTES} bytes")));
+        return Err(TextError::load(shown(path), format!("larger than {MAX_FILE_BYTES} bytes")));
     }
     Ok(Some(bytes))
 }
 
-fn read_json(dir: &Path, name: &str) -> Result<Option<Value>, TextError> {
-    let Some(bytes) = read_file(&dir.join(name))? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| TextError::load(name, e))
+fn read_json(path: &Path) -> Result<Option<Value>, TextError> {
+    let Some(bytes) = read_file(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| TextError::load(shown(path), e))
 }
 
-fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, TextError> {
-    String::from_utf8(bytes).map_err(|_| TextError::load(name, "not UTF-8 text"))
+fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, TextError> {
+    String::from_utf8(bytes).map_err(|_| TextError::load(shown(path), "not UTF-8 text"))
 }

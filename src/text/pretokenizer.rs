@@ -101,9 +101,10 @@ pub(crate) fn pre_tokenizer(pre: &str) -> Result<PreTokenizer, TextError> {
             Step::Regex("[0-9][0-9][0-9]".into()),
         ],
         other => {
-            return Err(TextError::load(
+            return Err(TextError::unusable(
                 "tokenizer.ggml.pre",
-                format!("pre-tokenizer {other:?} is unknown; serve the model's folder of Hugging Face files instead"),
+                format!("pre-tokenizer {other:?} is unknown"),
+                "serve the model's folder of Hugging Face files instead",
             ));
         }
     };

@@ -89,9 +89,10 @@ impl Tokenizer {
                 (Engine::SentencePiece(sentence_piece), table, true)
             }
             other => {
-                return Err(TextError::load(
+                return Err(TextError::unusable(
                     "tokenizer.ggml.model",
-                    format!("tokenizer {other:?} is not supported, only \"gpt2\" and \"llama\" are"),
+                    format!("tokenizer {other:?} is not supported"),
+                    "supported: gpt2, llama",
                 ));
             }
         };

@@ -93,7 +93,8 @@ pub(crate) fn from_json(bytes: &[u8], source: &str) -> Result<(Tokenizer, TokenT
     }
     let affix = |s: &Option<String>| s.as_deref().is_some_and(|s| !s.is_empty());
     if affix(&json.model.continuing_subword_prefix) || affix(&json.model.end_of_word_suffix) {
-        return Err(TextError::load(source, "subword prefixes and suffixes are not supported"));
+        let message = "subword prefixes and suffixes are not supported";
+        return Err(TextError::unusable(source, message, "use a model whose tokenizer has none"));
     }
     let table = token_table(&mut json, bytes.len(), source)?;
     let model = json.model;
@@ -116,7 +117,7 @@ pub(crate) fn from_json(bytes: &[u8], source: &str) -> Result<(Tokenizer, TokenT
 }
 
 fn unsupported(source: &str, kind: &str) -> TextError {
-    TextError::load(source, format!("model type {kind:?} is not supported, only BPE is"))
+    TextError::unusable(source, format!("model.type {kind:?} is not supported"), "supported: BPE")
 }
 
 fn split_merge(merge: MergeJson, rank: usize, source: &str) -> Result<(String, String), TextError> {
@@ -182,7 +183,10 @@ fn spelling(decoder: Option<&Value>, source: &str) -> Result<Spelling, TextError
                 strip = step.get("prepend_scheme").and_then(Value::as_str) != Some("never");
             }
             "Strip" => strip = step.get("start").and_then(Value::as_u64).is_some_and(|n| n > 0),
-            other => return Err(TextError::load(source, format!("decoder {other:?} is not supported"))),
+            other => {
+                let remedy = "supported: ByteLevel, ByteFallback, Fuse, Replace, Metaspace, Strip";
+                return Err(TextError::unusable(source, format!("decoder {other:?} is not supported"), remedy));
+            }
         }
     }
     match (byte_level, metaspace || byte_fallback) {

@@ -38,7 +38,7 @@ pub(super) fn model_spec(checkpoint: &Checkpoint, family: &Family) -> Result<Mod
             Some(value) => value.as_f64().is_some_and(|v| v == 0.0 || v == 1.0),
         };
         if !neutral {
-            return Err(config.unsupported(key, "not part of any supported architecture"));
+            return Err(config.unsupported(key, "not part of any supported architecture", registry::supported()));
         }
     }
     // Before anything is allocated for them.
@@ -137,7 +137,11 @@ fn activation(config: &HfConfig<'_>) -> Result<Activation, ModelError> {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
         "gelu" => Ok(Activation::Gelu),
-        other => Err(config.unsupported(key, format!("activation {other} (supported: silu, gelu, gelu_pytorch_tanh)"))),
+        other => Err(config.unsupported(
+            key,
+            format!("activation {other}"),
+            "supported: silu, swish, gelu, gelu_new, gelu_pytorch_tanh",
+        )),
     }
 }
 
@@ -155,7 +159,7 @@ fn biases(config: &HfConfig<'_>, spec: &mut ModelSpec) -> Result<(), ModelError>
 /// Refuses biases where the architecture has none.
 fn no_biases(config: &HfConfig<'_>, keys: &[&str]) -> Result<(), ModelError> {
     match keys.iter().find(|key| config.get(key).is_some_and(|value| *value != Value::Bool(false))) {
-        Some(key) => Err(config.unsupported(key, "this architecture has no such bias")),
+        Some(key) => Err(config.unsupported(key, "this architecture has no such bias", "supported: false")),
         None => Ok(()),
     }
 }
@@ -180,7 +184,10 @@ fn windows(
             Some(kind) => match kind.as_str() {
                 Some("full_attention") => false,
                 Some("sliding_attention") => true,
-                _ => return Err(config.unsupported(KEY, format!("layer type {kind}"))),
+                _ => {
+                    let remedy = "supported: full_attention, sliding_attention";
+                    return Err(config.unsupported(KEY, format!("layer type {kind}"), remedy));
+                }
             },
         };
         layer.attention.kind = match (sliding, window) {

@@ -190,7 +190,7 @@ impl GgufConfig<'_> {
                 || self.metadata.get_f32(&key).is_some_and(|value| value == 0.0 || value == 1.0)
                 || self.metadata.get_bool(&key) == Some(true);
             if self.metadata.contains(&key) && !neutral {
-                return Err(self.unsupported(name, "not part of any supported architecture"));
+                return Err(self.unsupported(name, "not part of any supported architecture", supported()));
             }
         }
         Ok(())
@@ -204,8 +204,9 @@ impl GgufConfig<'_> {
         ModelError::malformed(self.path(), self.key(name), problem, REDOWNLOAD)
     }
 
-    fn unsupported(&self, name: &str, problem: impl AsRef<str>) -> ModelError {
-        ModelError::unsupported(self.path(), self.key(name), problem, supported())
+    /// `remedy` says which values there are.
+    fn unsupported(&self, name: &str, problem: impl AsRef<str>, remedy: impl AsRef<str>) -> ModelError {
+        ModelError::unsupported(self.path(), self.key(name), problem, remedy)
     }
 
     fn opt_usize(&self, name: &str) -> Result<Option<usize>, ModelError> {
@@ -273,7 +274,8 @@ impl GgufConfig<'_> {
         let mut scaling = self.rope_scaling()?;
         if self.checkpoint.has("rope_freqs.weight") {
             if scaling != RopeScaling::None {
-                return Err(self.unsupported("rope.scaling.type", "scaling on top of rope_freqs.weight"));
+                let problem = "scaling on top of rope_freqs.weight";
+                return Err(self.unsupported("rope.scaling.type", problem, "supported: one of them"));
             }
             scaling = RopeScaling::Factors { factors: self.floats("rope_freqs.weight")? };
         }
@@ -300,7 +302,10 @@ impl GgufConfig<'_> {
             "linear" => Ok(RopeScaling::Linear { factor }),
             "yarn" => self.yarn(factor),
             "longrope" => self.longrope(),
-            other => Err(self.unsupported("rope.scaling.type", format!("rope scaling {other}"))),
+            other => {
+                let remedy = "supported: none, linear, yarn, longrope";
+                Err(self.unsupported("rope.scaling.type", format!("rope scaling {other}"), remedy))
+            }
         }
     }
 
@@ -308,7 +313,7 @@ impl GgufConfig<'_> {
         for (name, neutral) in [("yarn_log_multiplier", 0.0), ("yarn_ext_factor", 1.0), ("yarn_attn_factor", 1.0)] {
             let name = format!("rope.scaling.{name}");
             if self.opt_f32(&name)?.is_some_and(|value| value != neutral) {
-                return Err(self.unsupported(&name, format!("a value other than {neutral}")));
+                return Err(self.unsupported(&name, "a scaling of its own", format!("supported: {neutral}")));
             }
         }
         let mscale = if factor > 1.0 { 0.1 * f64::from(factor).ln() + 1.0 } else { 1.0 } as f32;

@@ -29,8 +29,9 @@ impl<'a> HfConfig<'a> {
         ModelError::malformed(&self.path, key, problem, "the configuration is damaged: download it again or correct it")
     }
 
-    pub(crate) fn unsupported(&self, key: &str, problem: impl AsRef<str>) -> ModelError {
-        ModelError::unsupported(&self.path, key, problem, crate::registry::supported())
+    /// `remedy` says which values there are.
+    pub(crate) fn unsupported(&self, key: &str, problem: impl AsRef<str>, remedy: impl AsRef<str>) -> ModelError {
+        ModelError::unsupported(&self.path, key, problem, remedy)
     }
 
     /// Absent and without default, or `null`: `None`.

@@ -16,7 +16,8 @@ pub(super) fn rope(config: &HfConfig<'_>, head_dim: usize) -> Result<RopeSpec, M
         _ => ("rope_parameters", config.object("rope_parameters")?.unwrap_or(&empty)),
     };
     if fields.contains_key("full_attention") || fields.contains_key("sliding_attention") {
-        return Err(config.unsupported(key, "this architecture takes one rope, not one a layer type"));
+        let remedy = "supported: rope_type and its parameters, at the top";
+        return Err(config.unsupported(key, "this architecture takes one rope, not one a layer type", remedy));
     }
     let theta = config.opt_f32("rope_theta")?.unwrap_or(10_000.0);
     Fields { config, key, fields }.rope(theta, head_dim)
@@ -66,7 +67,8 @@ impl Fields<'_> {
 
     fn scaling(&self) -> Result<RopeScaling, ModelError> {
         if self.fields.get("mrope_section").is_some_and(|section| !section.is_null()) {
-            return Err(self.config.unsupported(&self.path("mrope_section"), "positions of three axes"));
+            let remedy = "supported: text models, whose positions have one axis";
+            return Err(self.config.unsupported(&self.path("mrope_section"), "positions of three axes", remedy));
         }
         let kind = ["rope_type", "type"].iter().find_map(|key| self.fields.get(*key)).filter(|kind| !kind.is_null());
         match kind.map_or(Some("default"), Value::as_str) {
@@ -83,7 +85,7 @@ impl Fields<'_> {
             other => {
                 let problem = format!("rope scaling {}", other.unwrap_or("of no name"));
                 let remedy = "supported: default, linear, llama3, yarn, longrope";
-                Err(self.config.unsupported(&self.path("rope_type"), format!("{problem} ({remedy})")))
+                Err(self.config.unsupported(&self.path("rope_type"), problem, remedy))
             }
         }
     }

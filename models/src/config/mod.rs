@@ -12,7 +12,8 @@ pub(crate) mod hf;
 mod hf_rope;
 
 use crate::checkpoint::Checkpoint;
-use crate::error::ModelError;
+use crate::error::{ModelError, REDOWNLOAD};
+use crate::names::TensorNames;
 use crate::registry;
 use crate::spec::ModelSpec;
 
@@ -34,10 +35,11 @@ pub fn model_spec(checkpoint: &Checkpoint, options: &SpecOptions) -> Result<Mode
         Some(gguf) => gguf::model_spec(checkpoint, gguf, family)?,
         None => families::model_spec(checkpoint, family)?,
     };
-    check::check(checkpoint.path(), &spec)?;
+    check::check(&checkpoint.description(), &spec)?;
+    refuse_further_layers(checkpoint, spec.layers.len())?;
     match options.max_model_len {
         Some(len) if len == 0 || len > spec.max_position => Err(ModelError::unsupported(
-            checkpoint.path(),
+            &checkpoint.description(),
             "max-model-len",
             format!("{len} isn't in 1..={}, the context that the checkpoint declares", spec.max_position),
             "choose a length in that range",
@@ -48,4 +50,17 @@ pub fn model_spec(checkpoint: &Checkpoint, options: &SpecOptions) -> Result<Mode
         }
         None => Ok(spec),
     }
+}
+
+/// Weights of layers beyond the last: the number of layers is wrong, and what the rest computes is nonsense.
+fn refuse_further_layers(checkpoint: &Checkpoint, num_layers: usize) -> Result<(), ModelError> {
+    // Without any names there is nothing to compare; loading says what is missing.
+    let Ok(names) = TensorNames::of(checkpoint) else { return Ok(()) };
+    let prefix = names.layer_prefix();
+    let layer_of = |name: &str| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
+    let beyond = checkpoint.tensors().iter().find(|tensor| layer_of(&tensor.name).is_some_and(|n| n >= num_layers));
+    let Some(tensor) = beyond else { return Ok(()) };
+    let field = if checkpoint.gguf().is_some() { "block_count" } else { "num_hidden_layers" };
+    let problem = format!("{num_layers} layers, but there is a tensor {}", tensor.name);
+    Err(ModelError::malformed(&checkpoint.description(), field, problem, REDOWNLOAD))
 }

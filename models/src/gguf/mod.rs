@@ -84,6 +84,11 @@ impl Gguf {
         self.table.info(name)
     }
 
+    /// The file that holds the tensor of this name.
+    pub(crate) fn file_of(&self, name: &str) -> Option<&Path> {
+        self.table.file_of(name)
+    }
+
     /// A tensor's bytes, in the map.
     pub fn view<'a>(&'a self, info: &'a TensorInfo) -> TensorView<'a> {
         self.table.view(info)

@@ -232,6 +232,29 @@ fn max_model_len_bounds_the_context() {
 }
 
 #[test]
+fn weights_of_further_layers_are_refused() {
+    let names = ["embed_tokens", "layers.0.a", "layers.1.a", "layers.2.a", "layers.3.a", "layers.4.a"];
+    let entries = names.iter().enumerate().map(|(i, name)| {
+        format!(r#""model.{name}.weight":{{"dtype":"BF16","shape":[2,2],"data_offsets":[{},{}]}}"#, i * 8, i * 8 + 8)
+    });
+    let header = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+    let dir = tempfile::tempdir().expect("temporary folder");
+    std::fs::write(dir.path().join("model.safetensors"), bytes(&header, 48)).expect("write");
+    for (layers, sound) in [(5, true), (4, false)] {
+        let config = with(&llama(), json!({ "num_hidden_layers": layers }));
+        std::fs::write(dir.path().join("config.json"), config.to_string()).expect("write");
+        let spec = Checkpoint::open(dir.path()).and_then(|c| model_spec(&c, &SpecOptions::default()));
+        match sound {
+            true => assert_eq!(spec.expect("sound").layers.len(), 5),
+            false => {
+                let expected = "num_hidden_layers: 4 layers, but there is a tensor model.layers.4.a.weight";
+                assert_refused(spec, &dir.path().join("config.json"), expected);
+            }
+        }
+    }
+}
+
+#[test]
 fn bad_values_are_refused() {
     let rows: &[(&str, Value)] = &[
         ("architectures: architecture BertModel", json!({"architectures": ["BertModel"]})),
@@ -250,7 +273,7 @@ fn bad_values_are_refused() {
         ("rotated width 15 isn't even", json!({"head_dim": 15})),
         ("rms_norm_eps: 1e+300 isn't a finite", json!({"rms_norm_eps": 1e300})),
         ("norm epsilon: -1", json!({"rms_norm_eps": -1.0})),
-        ("hidden_act: activation relu2", json!({"hidden_act": "relu2"})),
+        ("hidden_act: activation relu2; supported: silu, swish", json!({"hidden_act": "relu2"})),
         ("hidden_act: [] isn't a string", json!({"hidden_act": []})),
         ("num_local_experts: not part of", json!({"num_local_experts": 8})),
         ("use_bidirectional_attention: not part of", json!({"use_bidirectional_attention": true})),
@@ -258,7 +281,10 @@ fn bad_values_are_refused() {
         ("rope_theta: [] isn't", json!({"rope_theta": []})),
         ("rope: base 0 isn't positive", json!({"rope_theta": 0})),
         ("rope_scaling: 8 isn't an object", json!({"rope_scaling": 8})),
-        ("rope_scaling.rope_type: rope scaling dynamic", json!({"rope_scaling": {"type": "dynamic", "factor": 2}})),
+        (
+            "rope_scaling.rope_type: rope scaling dynamic; supported: default, linear",
+            json!({"rope_scaling": {"type": "dynamic", "factor": 2}}),
+        ),
         ("rope_scaling.rope_type: rope scaling of no name", json!({"rope_scaling": {"type": 7}})),
         ("rope_scaling.factor: is missing", json!({"rope_scaling": {"type": "linear"}})),
         ("rope: factor -2 isn't positive", json!({"rope_scaling": {"type": "linear", "factor": -2}})),

@@ -123,6 +123,12 @@ fn contradictions_are_refused() {
             w.replace("general.architecture", TYPE_STRING, &string("x\ny"))
         }),
         ("general.architecture: is missing", |w| w.remove("general.architecture")),
+        ("block_count: 1 layers, but there is a tensor blk.1.attn_norm.weight; the file is damaged", |w| {
+            w.tensor("blk.1.attn_norm.weight", &[32], F32);
+        }),
+        ("llama.rope.scaling.type: rope scaling su; supported: none, linear, yarn, longrope", |w| {
+            w.text("llama.rope.scaling.type", "su");
+        }),
         ("llama.block_count: is missing", |w| w.remove("llama.block_count")),
         ("llama.block_count: isn't a whole number", |w| {
             w.replace("llama.block_count", TYPE_I32, &(-1i32).to_le_bytes())

@@ -3,16 +3,18 @@
 //! A template is untrusted: it gets no loader, no files and no clock but `strftime_now`, a budget
 //! of work (fuel, which bounds time and memory), a recursion limit and a cap on its output. What
 //! it raises is the client's error. One gap is left: minijinja charges nothing for `+` on lists and
-//! has no hook for it. So `x = x + x` some 33 times takes memory without bound; only the model's
-//! file or the operator's `--chat-template` can do that, a request has no say in the template. And
-//! `x = x + [m]` for each message, which published templates do, takes time that grows with the
+//! has no hook for it. So `x = x + x` some 33 times takes memory and time without bound: a template
+//! that does it whatever the conversation fails the start, since the trial renders while loading
+//! have a limit of time; only the model's file or the operator's `--chat-template` can do it at all.
+//! And `x = x + [m]` for each message, which published templates do, takes time that grows with the
 //! square of the messages: whoever takes requests bounds their number.
 
 mod functions;
 mod python;
 
 use std::io;
-use std::time::SystemTime;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -37,6 +39,10 @@ const OUTPUT_PER_INPUT: usize = 4;
 const RECURSION_LIMIT: usize = 200;
 /// Templates of published models are below 40 KiB.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
+/// The trial renders of a template take milliseconds; what goes on for this long doesn't end.
+const TRIAL_LIMIT: Duration = Duration::from_secs(4);
+/// What helps against an unusable template, wherever it came from.
+const REMEDY: &str = "correct the template, or give another with --chat-template FILE.jinja";
 
 /// What a render is asked for, beside the messages.
 #[derive(Clone, Debug, Default)]
@@ -68,17 +74,18 @@ impl ChatTemplate {
     /// Compiles `source`. `tokens` are the variables that name special tokens.
     ///
     /// # Errors
-    /// [`TextError::Load`] when it is no template; `name` says where it came from.
+    /// [`TextError::Load`] when it is no template, or one that doesn't end; `name` says where it came from.
     pub fn new(source: &str, tokens: Map<String, Json>, name: &str) -> Result<Self, TextError> {
+        let unusable = |message: String| TextError::unusable(name, message, REMEDY);
         if source.len() > MAX_SOURCE_BYTES {
-            return Err(TextError::load(name, format!("the template is longer than {MAX_SOURCE_BYTES} bytes")));
+            return Err(unusable(format!("the template is longer than {MAX_SOURCE_BYTES} bytes")));
         }
-        let mut env = environment().map_err(|e| TextError::load(name, e))?;
+        let mut env = environment().map_err(|e| unusable(e.to_string()))?;
         let compiled = functions::without_generation_tags(source);
-        env.add_template_owned("chat", compiled).map_err(|e| TextError::load(name, describe(&e)))?;
-        let mut template = Self { env, source: source.to_owned(), tokens, typed: false };
-        template.typed = template.wants_typed_content();
-        Ok(template)
+        env.add_template_owned("chat", compiled).map_err(|e| unusable(describe(&e)))?;
+        let template = Self { env, source: source.to_owned(), tokens, typed: false };
+        let tried = within(TRIAL_LIMIT, move || Self { typed: template.wants_typed_content(), ..template });
+        tried.ok_or_else(|| unusable(format!("rendering one message took longer than {} s", TRIAL_LIMIT.as_secs())))
     }
 
     /// The template's text.
@@ -157,6 +164,16 @@ impl ChatTemplate {
         // A list printed as a whole also contains the text, so the plain form is asked first.
         !shows(false) && shows(true)
     }
+}
+
+/// What `work` gives on a thread of its own; `None` if that takes longer than `limit`. Nothing can stop the
+/// thread then: it goes on until the process ends.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, receiver) = mpsc::channel();
+    // Nobody may be there any more to take what comes late.
+    let run = move || drop(sender.send(work()));
+    std::thread::Builder::new().name("template trial".into()).spawn(run).ok()?;
+    receiver.recv_timeout(limit).ok()
 }
 
 /// An environment with the settings and helpers of transformers' `apply_chat_template`.
@@ -245,5 +262,17 @@ impl io::Write for CappedOutput {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_without_end_is_given_up() {
+        let (_never, forever) = mpsc::channel::<()>();
+        assert_eq!(within(Duration::from_millis(1), move || forever.recv()), None);
+        assert_eq!(within(Duration::from_secs(600), || 7), Some(7));
     }
 }

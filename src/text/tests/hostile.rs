@@ -82,6 +82,9 @@ fn contradictory_vocabularies_are_refused_by_name() {
         (GgufVocab { scores: vec![], ..vocab("llama", &["a", "b"]) }, "scores"),
         (GgufVocab { token_types: vec![1], ..vocab("llama", &["a", "b"]) }, "token_type"),
         (GgufVocab { token_types: vec![6, 1], ..vocab("llama", &["a", "b"]) }, "byte token 0"),
+        (GgufVocab { token_types: vec![1, 7], ..vocab("llama", &["a", "b"]) }, "token_type: token 1 is of type 7"),
+        (GgufVocab { token_types: vec![-1, 1], ..vocab("gpt2", &["a", "b"]) }, "token_type: token 0 is of type -1"),
+        (vocab("gpt2", &["a", "b"]), "tokenizer.ggml.merges: there are none"),
         (GgufVocab { pre: Some("no-such"), ..vocab("gpt2", &["a", "b"]) }, "no-such"),
         (vocab("bert", &["a", "b"]), "bert"),
     ];

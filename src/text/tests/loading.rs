@@ -31,7 +31,7 @@ fn end_tokens_and_defaults_are_gathered_from_all_configurations() {
         ),
         (
             "generation_config.json",
-            json!({"eos_token_id": 4, "temperature": 0.6, "top_k": 20, "top_p": 7.0, "repetition_penalty": 1.1, "max_new_tokens": 9}),
+            json!({"eos_token_id": 4, "temperature": 0.6, "top_k": 20.0, "top_p": null, "repetition_penalty": 1.1, "max_new_tokens": 9}),
         ),
     ]);
     let model = TextModel::from_dir(dir.path(), &TextOptions::default()).unwrap();
@@ -46,10 +46,53 @@ fn end_tokens_and_defaults_are_gathered_from_all_configurations() {
         max_tokens: Some(9),
         ..SamplingDefaults::default()
     };
-    assert_eq!(model.sampling_defaults, defaults, "top_p = 7 is nonsense and left out");
+    assert_eq!(model.sampling_defaults, defaults);
     let options = TextOptions { use_generation_config: false, ..TextOptions::default() };
     let model = TextModel::from_dir(dir.path(), &options).unwrap();
     assert_eq!(model.sampling_defaults, SamplingDefaults::default());
+}
+
+#[test]
+fn sampling_defaults_out_of_range_are_refused_by_name() {
+    let rows = [
+        ("temperature", json!(-5), "-5 isn't a number from 0 to 2"),
+        ("temperature", json!("hot"), "\"hot\" isn't a number from 0 to 2"),
+        ("top_p", json!(7), "7 isn't a number from 0 to 1"),
+        ("top_k", json!(1.5), "1.5 isn't a whole number from -1 to 2147483647"),
+        ("max_new_tokens", json!(0), "0 isn't a whole number from 1"),
+    ];
+    for (key, value, expected) in rows {
+        let dir = folder(&[("generation_config.json", json!({ key: value }))]);
+        let error = TextModel::from_dir(dir.path(), &TextOptions::default()).unwrap_err().to_string();
+        let file = dir.path().join("generation_config.json").display().to_string();
+        assert!(error.starts_with(&format!("{file}: {key}: {expected}")), "{error}");
+        assert!(error.ends_with("start with --generation-config none"), "{error}");
+        let options = TextOptions { use_generation_config: false, ..TextOptions::default() };
+        assert!(TextModel::from_dir(dir.path(), &options).is_ok());
+    }
+}
+
+#[test]
+fn every_broken_file_is_named_in_full() {
+    let files =
+        ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja"];
+    for name in files {
+        let broken = if name.ends_with("jinja") { "{% if %}" } else { "{" };
+        let dir = folder(&[(name, json!(broken))]);
+        let error = TextModel::from_dir(dir.path(), &TextOptions::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: ", dir.path().join(name).display())), "{error}");
+        assert!(error.contains("download it again") || error.contains("--chat-template FILE.jinja"), "{error}");
+    }
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.gguf");
+    let mut bytes = fs::read(fixture("byte_level.gguf")).unwrap();
+    let model = b"tokenizer.ggml.model\x08\0\0\0\x04\0\0\0\0\0\0\0gpt2";
+    let at = bytes.windows(model.len()).position(|w| w == model).unwrap() + model.len();
+    bytes[at - 4..at].copy_from_slice(b"bert");
+    fs::write(&path, bytes).unwrap();
+    let error = TextModel::from_gguf(&Gguf::open(&path).unwrap(), &TextOptions::default()).unwrap_err().to_string();
+    let expected = "tokenizer.ggml.model: tokenizer \"bert\" is not supported; supported: gpt2, llama";
+    assert_eq!(error, format!("{}: {expected}", path.display()));
 }
 
 #[test]
@@ -80,7 +123,7 @@ fn what_is_missing_is_named() {
     );
     let broken = folder(&[("generation_config.json", json!("{"))]);
     let error = TextModel::from_dir(broken.path(), &TextOptions::default()).unwrap_err();
-    assert!(error.to_string().starts_with("generation_config.json: "));
+    assert!(error.to_string().contains("generation_config.json: "));
 }
 
 #[test]
