@@ -111,6 +111,8 @@ fn plan_reads_headers_only_and_says_what_fits() {
     {
         assert!(text.contains(word), "{word} in {text}");
     }
+    let error = failure(&sconce(home.path(), &["serve", model, "--port", "0", "--kv-cache-memory", "900TiB"]), 1);
+    assert!(error.contains("kv-cache-memory: 900.00 TiB is more than"), "{error}");
     let text = stdout(&sconce(home.path(), &["plan", model, "--gpu-memory", "2GiB"]));
     for word in ["a GPU like H100, bf16", "penalty counts", "context, libraries, graphs", "a token (bf16)"] {
         assert!(text.contains(word), "{word} in {text}");

@@ -171,6 +171,9 @@ impl Needs {
         let left = available.saturating_sub(self.total(0)) >> 20 << 20;
         let tokens = self.capacity(left).longest(self.spec.max_position);
         let remedy = match tokens {
+            0 if self.workspace() > self.weight_bytes => {
+                format!("the workspace alone takes {}; lower --max-batch-tokens", size(self.workspace()))
+            }
             0 => format!("weights and workspace alone take {}; choose a smaller quantisation", size(self.total(0))),
             _ => format!("--kv-cache-memory {} fits, for sequences of up to {tokens} tokens", ByteSize(left)),
         };

@@ -29,7 +29,7 @@ pub use gpu_memory::{GpuPlan, RESERVE_BYTES};
 pub use phases::{Phase, Phases};
 pub use sizes::Sizes;
 
-use crate::config::{CpuActivations, EngineConfig};
+use crate::config::{ByteSize, CpuActivations, EngineConfig, Machine};
 use crate::engine::{Engine, EngineEnd, EngineHandle, engine_channel};
 use crate::kv::KvManager;
 use crate::runner::{CpuRunner, Runner};
@@ -210,6 +210,17 @@ impl Assembly<'_> {
     }
 }
 
+/// Refuses a cache that this machine can't hold: it is touched lazily, so nothing else would say so before it is too late.
+fn check_memory(kv_bytes: u64) -> Result<(), StartError> {
+    let Some(available) = Machine::default().available_memory().filter(|available| *available < kv_bytes) else {
+        return Ok(());
+    };
+    let (wanted, there) = (ByteSize(kv_bytes).approx(), ByteSize(available).approx());
+    let fits = ByteSize(available >> 20 << 20);
+    let reason = format!("{wanted} is more than the {there} that this process may take; give less than {fits}");
+    Err(StartError::Setting { key: "kv-cache-memory", reason })
+}
+
 fn load_on_cpu(
     checkpoint: &Checkpoint,
     spec: ModelSpec,
@@ -217,6 +228,7 @@ fn load_on_cpu(
     (progress, phases): (Progress<'_>, &mut Phases),
 ) -> Result<Loaded<CpuRunner>, StartError> {
     let sizes = Sizes::resolve(&spec, config)?;
+    check_memory((sizes.num_superpages * sizes.geometry.superpage_bytes) as u64)?;
     let mut cpu = Cpu::new(config.threads);
     cpu.precision = match config.cpu_activations {
         CpuActivations::Int8 => Precision::Int8,
