@@ -1,8 +1,7 @@
-//! The wgmma attention kernels against the mma.sync kernels on the card: the same steps over the same cache, and the time
-//! that either takes.
+//! The wgmma attention kernels against the mma.sync kernels on the card: the same steps over the same cache, longer ones
+//! than the CPU's reference has time for.
 
 use std::path::Path;
-use std::time::Instant;
 
 use half::{bf16, f16};
 use sconce_kernels::attention::AttentionShape;
@@ -10,7 +9,7 @@ use sconce_kernels::gpu::attention::{Attention, AttentionTiles, LayerCache};
 use sconce_kernels::gpu::attention_sm90a::{self, ArenaMap};
 use sconce_kernels::gpu::device::{GpuDevice, GpuError};
 use sconce_kernels::gpu::launch::{DevicePtr, HalfType, Launch};
-use sconce_kernels::gpu::verify::{Checked, Fault};
+use sconce_kernels::gpu::verify::{Array, Bed, Checked, Fault, Random};
 use sconce_kernels::gpu::work_list::{SplitPolicy, WorkPlanner, WorkSpan};
 use sconce_kernels::kv::{ArenaGeometry, BLOCK_SIZE, CacheGroup, CacheKind, CacheSpec, KvDtype};
 use serde_json::{Value, json};
@@ -32,7 +31,7 @@ pub struct Scale {
     pub longest: usize,
     /// KV heads; four query heads each.
     pub num_kv_heads: usize,
-    /// Launches of a case, compared bit by bit and timed: a race shows as a difference, sooner or later.
+    /// Launches of a case, compared bit by bit: a race shows as a difference, sooner or later.
     pub launches: usize,
 }
 
@@ -73,16 +72,17 @@ fn cases(longest: usize) -> Vec<Case> {
 pub fn wgmma<D: GpuDevice + 'static>(report: &mut Report<'_>, folder: &Path, scale: Scale, open: Open<'_, D>) {
     let mut has_wgmma = false;
     report.line("attention with wgmma is attention with mma.sync", || {
-        let mut device = open()?;
+        let device = open()?;
         let compute = device.info().compute;
         if compute != attention_sm90a::COMPUTE {
             return Ok(json!({"skipped": format!("compute capability {}.{}, not 9.0", compute.0, compute.1)}).into());
         }
         has_wgmma = true;
+        let mut bed = Bed::new(device);
         let (mut results, mut wrong) = (serde_json::Map::new(), Vec::new());
         for case in cases(scale.longest) {
-            match compare(&mut device, &case, scale) {
-                Ok(result) => _ = results.insert(case.name.to_owned(), result),
+            match compare(&mut bed, &case, scale) {
+                Ok(worst) => _ = results.insert(case.name.to_owned(), json!({"worst_difference": worst})),
                 Err(fault) => wrong.push(fault.of(case.name).to_string()),
             }
         }
@@ -104,16 +104,16 @@ struct Step {
     half: HalfType,
     rows: usize,
     spans: Vec<WorkSpan>,
-    arena: (DevicePtr, usize),
-    tables: DevicePtr,
+    arena: Array<u8>,
+    tables: Array<u32>,
     max_blocks: usize,
-    qkv: DevicePtr,
+    qkv: Array<u8>,
 }
 
 impl Step {
     /// Random queries, and keys and values of every token that is there, in blocks that are dealt backwards. What nobody
     /// wrote is NaN.
-    fn new<D: GpuDevice>(device: &mut D, case: &Case, num_kv_heads: usize) -> Result<Self, GpuError> {
+    fn new<D: GpuDevice>(bed: &mut Bed<D>, case: &Case, num_kv_heads: usize) -> Result<Self, GpuError> {
         let (num_heads, head_dim) = (4 * num_kv_heads, case.head_dim);
         let dtype = if case.half == HalfType::Bf16 { KvDtype::Bf16 } else { KvDtype::F16 };
         let (head_dim_k, head_dim_v, scale) = (head_dim, head_dim, 0.5 * (head_dim as f32).powf(-0.5));
@@ -148,63 +148,53 @@ impl Step {
         });
         let spans = spans.collect();
         let qkv: Vec<u8> = (0..rows * shape.qkv_width()).flat_map(|_| next()).collect();
-        let mut upload = |bytes: &[u8], what| {
-            let at = device.alloc(bytes.len(), what)?;
-            device.write(at, bytes).map(|()| at)
-        };
-        let arena = (upload(&bytes, "a checked cache")?, bytes.len());
-        let tables = upload(&words(&tables), "a checked cache's tables")?;
-        let qkv = upload(&qkv, "checked queries")?;
+        let (arena, tables, qkv) = (bed.upload(&bytes)?, bed.upload(&tables)?, bed.upload(&qkv)?);
         Ok(Self { shape, geometry, half: case.half, rows, spans, arena, tables, max_blocks, qkv })
     }
 
     /// The launch of a family, and where it writes.
     fn prepare<D: GpuDevice>(
         &self,
-        device: &mut D,
+        bed: &mut Bed<D>,
         tiles: &AttentionTiles,
         arena: Option<&ArenaMap>,
-    ) -> Result<(Launch, DevicePtr), GpuError> {
+    ) -> Result<(Launch, Array<u8>), GpuError> {
         let workspace = tiles.workspace(self.shape.num_kv_heads);
         let mut planner = WorkPlanner::new(tiles.work_shape(&self.shape, SplitPolicy::Adaptive));
-        let list = words(planner.plan(&self.spans));
-        let work = device.alloc(list.len(), "a checked work list")?;
-        device.write(work, &list)?;
-        let partials = device.alloc(workspace.partials * 4, "checked partial results")?;
-        let tickets = device.alloc(workspace.tickets * 4, "checked tickets")?;
-        device.fill(tickets, 0, workspace.tickets * 4)?;
-        let out = device.alloc(self.rows * self.shape.out_width() * 2, "checked outputs")?;
+        let work = bed.upload(planner.plan(&self.spans))?.ptr();
+        let partials = bed.alloc::<f32>(workspace.partials)?.ptr();
+        let tickets = bed.upload(&vec![0u32; workspace.tickets])?.ptr();
+        let written = bed.alloc::<u8>(self.rows * self.shape.out_width() * 2)?;
         let cache = LayerCache {
-            arena: self.arena.0,
+            arena: self.arena.ptr(),
             geometry: &self.geometry.groups[0],
             layer: LAYERS - 1,
-            tables: self.tables,
+            tables: self.tables.ptr(),
             max_blocks: self.max_blocks,
         };
-        let (shape, qkv, sinks, half) = (&self.shape, self.qkv, DevicePtr::NULL, self.half);
+        let (shape, qkv, out, sinks, half) = (&self.shape, self.qkv.ptr(), written.ptr(), DevicePtr::NULL, self.half);
         let launch = Attention { shape, tiles, cache, qkv, arena, out, work, partials, tickets, sinks, half }.launch();
-        Ok((launch, out))
+        Ok((launch, written))
     }
 
     /// What a launch writes.
-    fn run<D: GpuDevice>(&self, device: &mut D, (launch, out): &(Launch, DevicePtr)) -> Result<Vec<u8>, GpuError> {
-        let mut bytes = vec![0; self.rows * self.shape.out_width() * 2];
-        device.fill(*out, 0xff, bytes.len())?;
-        device.launch(launch)?;
-        device.read(*out, &mut bytes)?;
-        Ok(bytes)
+    fn run<D: GpuDevice>(&self, bed: &mut Bed<D>, (launch, out): &(Launch, Array<u8>)) -> Result<Vec<u8>, GpuError> {
+        bed.device().fill(out.ptr(), 0xff, out.len())?;
+        bed.launch(launch)?;
+        bed.read(out)
     }
 }
 
-/// Runs both families on a case: the largest difference, and microseconds a launch.
-fn compare<D: GpuDevice>(device: &mut D, case: &Case, scale: Scale) -> Checked<Value> {
-    let step = Step::new(device, case, scale.num_kv_heads)?;
-    let mma = AttentionTiles::new(&step.shape, false, device.info().into()).ok_or_else(|| wrong("no tiles"))?;
-    let wgmma = attention_sm90a::tiles_on(&step.shape, false, device)?;
-    let map = ArenaMap::new(device, &step.geometry, 0, case.half, step.arena)?;
-    let old = step.prepare(device, &mma, None)?;
-    let new = step.prepare(device, &wgmma, Some(&map))?;
-    let (want, got) = (step.run(device, &old)?, step.run(device, &new)?);
+/// Runs both families on a case; gives the largest difference.
+fn compare<D: GpuDevice>(bed: &mut Bed<D>, case: &Case, scale: Scale) -> Checked<f32> {
+    let step = Step::new(bed, case, scale.num_kv_heads)?;
+    let mma = AttentionTiles::new(&step.shape, false, bed.device().info().into()).ok_or_else(|| wrong("no tiles"))?;
+    let wgmma = attention_sm90a::tiles_on(&step.shape, false, bed.device())?;
+    let arena = (step.arena.ptr(), step.arena.len());
+    let map = ArenaMap::new(bed.device(), &step.geometry, 0, case.half, arena)?;
+    let old = step.prepare(bed, &mma, None)?;
+    let new = step.prepare(bed, &wgmma, Some(&map))?;
+    let (want, got) = (step.run(bed, &old)?, step.run(bed, &new)?);
     let worst = largest_difference(case.half, &got, &want);
     // Each rounds probabilities below 1 and values below 2, and the result; the orders of summation differ.
     let bound = if case.half == HalfType::Bf16 { 4.0 / 256.0 } else { 4.0 / 2048.0 };
@@ -212,26 +202,15 @@ fn compare<D: GpuDevice>(device: &mut D, case: &Case, scale: Scale) -> Checked<V
         return Err(wrong(format!("outputs differ by up to {worst}, the bound is {bound}")));
     }
     for repeat in 1..scale.launches {
-        if step.run(device, &new)? != got {
+        if step.run(bed, &new)? != got {
             return Err(wrong(format!("launch {repeat} gives other bits than the first")));
         }
     }
-    let mut time = |launch| microseconds(device, launch, scale.launches);
-    let (mma_us, wgmma_us) = (time(&old.0)?, time(&new.0)?);
-    Ok(json!({"worst_difference": worst, "mma_us": mma_us, "wgmma_us": wgmma_us, "speedup": mma_us / wgmma_us}))
+    Ok(worst)
 }
 
 fn wrong(text: impl Into<String>) -> Fault {
     Fault::Wrong(text.into())
-}
-
-/// Time of a launch, of several behind one another.
-fn microseconds<D: GpuDevice>(device: &mut D, launch: &Launch, launches: usize) -> Result<f64, GpuError> {
-    device.synchronize()?;
-    let begin = Instant::now();
-    (0..launches).try_for_each(|_| device.launch(launch))?;
-    device.synchronize()?;
-    Ok(begin.elapsed().as_secs_f64() * 1e6 / launches as f64)
 }
 
 fn largest_difference(half: HalfType, got: &[u8], want: &[u8]) -> f32 {
@@ -246,22 +225,16 @@ fn largest_difference(half: HalfType, got: &[u8], want: &[u8]) -> f32 {
         .fold(0.0, |worst, d| if d > worst || d.is_nan() { d } else { worst })
 }
 
-/// Numbers of magnitude 1/8 to 2, each exponent as likely as another; SplitMix64.
+/// Numbers of magnitude 1/8 to 2, each exponent as likely as another.
 fn numbers(half: HalfType) -> impl FnMut() -> [u8; 2] {
-    let mut state = 7u64;
+    let mut random = Random(7);
     let (exponent_bit, bias) = match half {
         HalfType::Bf16 => (7, 127),
         HalfType::F16 => (10, 15),
     };
     move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32;
-        let (mantissa, exponent) = (z as u16 & ((1 << exponent_bit) - 1), bias - 3 + (z >> 16) as u16 % 4);
-        (((z >> 31) as u16 & 1) << 15 | exponent << exponent_bit | mantissa).to_le_bytes()
+        let bits = random.bits();
+        let (mantissa, exponent) = (bits as u16 & ((1 << exponent_bit) - 1), bias - 3 + (bits >> 16) as u16 % 4);
+        (((bits >> 31) as u16 & 1) << 15 | exponent << exponent_bit | mantissa).to_le_bytes()
     }
-}
-
-fn words(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }

@@ -96,10 +96,6 @@ impl Needs {
         })
     }
 
-    fn kv_bytes(&self) -> u64 {
-        (self.sizes.num_superpages * self.sizes.geometry.superpage_bytes) as u64
-    }
-
     fn capacity(&self, kv_bytes: u64) -> Capacity<'_> {
         let geometry = &self.sizes.geometry;
         let num_superpages = geometry.superpages_in(usize::try_from(kv_bytes).unwrap_or(usize::MAX));
@@ -107,7 +103,7 @@ impl Needs {
     }
 
     fn describe(&self, config: &Config) -> String {
-        let (spec, capacity) = (&self.spec, self.capacity(self.kv_bytes()));
+        let (spec, capacity) = (&self.spec, self.capacity(self.sizes.kv_bytes()));
         let size = |bytes: u64| ByteSize(bytes).approx();
         let kv_dtype = self.sizes.layout.groups.first().map_or("none", |group| group.spec.dtype.name());
         let mut per_sequence = format!("{} a token ({kv_dtype})", size(capacity.bytes_per_token() as u64));
@@ -130,8 +126,8 @@ impl Needs {
             rows.extend(self.workspaces.iter().map(part));
         }
         rows.extend([
-            ("KV cache", format!("{} reserved, {per_sequence}", size(self.kv_bytes()))),
-            ("total", size(self.total(self.kv_bytes()))),
+            ("KV cache", format!("{} reserved, {per_sequence}", size(self.sizes.kv_bytes()))),
+            ("total", size(self.total(self.sizes.kv_bytes()))),
             (
                 "longest sequence",
                 format!("{longest} tokens{}", if longest < spec.max_position { ", less than the context" } else { "" }),
@@ -142,7 +138,7 @@ impl Needs {
 
     /// How many sequences of some lengths fit.
     fn fits(&self, longest: usize, most: usize) -> String {
-        let capacity = self.capacity(self.kv_bytes());
+        let capacity = self.capacity(self.sizes.kv_bytes());
         let mut lengths: Vec<usize> = [512, 2048, 8192, 32_768].into_iter().filter(|len| *len < longest).collect();
         lengths.push(longest);
         let fit = lengths.iter().map(|&len| {
@@ -163,7 +159,7 @@ impl Needs {
 
     /// Whether the memory is there, and what would fit if not.
     fn check(&self) -> Result<(), CliError> {
-        let total = self.total(self.kv_bytes());
+        let total = self.total(self.sizes.kv_bytes());
         let Some(available) = self.place.available.filter(|available| *available < total) else {
             return Ok(());
         };

@@ -62,12 +62,21 @@ fn engine(raw: &RawConfig, machine: &Machine) -> Result<EngineConfig, ConfigErro
         return Err(invalid("kv-cache-memory", format!("{kv_cache_bytes} bytes is too little; give at least {least}")));
     }
     let scale = if machine.has_gpu() { GPU } else { CPU };
-    let or = |wanted: Option<usize>, default: usize| wanted.unwrap_or(default);
     Ok(EngineConfig {
         max_model_len: raw.max_model_len.map(|n| within("max-model-len", n, 2, 16 << 20)).transpose()?,
-        max_num_seqs: within("max-num-seqs", or(raw.max_num_seqs, scale.max_num_seqs), 1, 4096)?,
-        max_batch_tokens: within("max-batch-tokens", or(raw.max_batch_tokens, scale.max_batch_tokens), 1, 1 << 20)?,
-        max_queued_tokens: within("max-queued-tokens", or(raw.max_queued_tokens, scale.max_queued_tokens), 1, 1 << 40)?,
+        max_num_seqs: within("max-num-seqs", raw.max_num_seqs.unwrap_or(scale.max_num_seqs), 1, 4096)?,
+        max_batch_tokens: within(
+            "max-batch-tokens",
+            raw.max_batch_tokens.unwrap_or(scale.max_batch_tokens),
+            1,
+            1 << 20,
+        )?,
+        max_queued_tokens: within(
+            "max-queued-tokens",
+            raw.max_queued_tokens.unwrap_or(scale.max_queued_tokens),
+            1,
+            1 << 40,
+        )?,
         device: raw.device.unwrap_or(DeviceChoice::Auto),
         deterministic: raw.deterministic.unwrap_or(false),
         kv_cache_bytes,

@@ -177,8 +177,9 @@ impl Requests {
     /// How long a sequence is in execution, of late: the average of those that ended, or the mean age of those that
     /// run if that is more, as it is when the first long ones come.
     pub(super) fn residence(&self) -> Duration {
+        let now = Instant::now();
         let running = self.open.values().flat_map(|r| &r.choices).filter(|c| c.open).filter_map(|c| c.started);
-        let (count, total) = running.fold((0_u32, 0.0), |(n, sum), at| (n + 1, sum + at.elapsed().as_secs_f64()));
+        let (count, total) = running.fold((0_u32, 0.0), |(n, sum), at| (n + 1, sum + (now - at).as_secs_f64()));
         Duration::from_secs_f64(self.residence.get().max(total / f64::from(count.max(1))))
     }
 

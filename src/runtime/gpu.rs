@@ -170,6 +170,6 @@ pub(super) fn load<D: GpuDevice + 'static>(
     let cache = Cache { layout: &sizes.layout, geometry: &sizes.geometry, num_superpages: sizes.num_superpages };
     let kind = (plan.half, plan.limits, config);
     let (runner, weight_bytes) = assemble(device, (checkpoint, &spec), kind, cache, (progress, phases))?;
-    let kv_bytes = sizes.num_superpages * sizes.geometry.superpage_bytes;
+    let kv_bytes = sizes.kv_bytes() as usize;
     Ok(Loaded { runner, spec, sizes, device: device_name, weight_bytes, kv_bytes })
 }

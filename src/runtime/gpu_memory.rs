@@ -31,8 +31,6 @@ pub struct GpuPlan {
     pub limits: GpuLimits,
     /// Bytes by purpose, the KV cache aside.
     pub taken: Vec<(&'static str, u64)>,
-    /// Bytes of the host's memory that are pinned.
-    pub pinned: u64,
 }
 
 impl GpuPlan {
@@ -64,24 +62,19 @@ impl GpuPlan {
         let kind = (half, limits, config);
         let (progress, phases): (Progress<'_>, _) = (&mut |_, _| {}, &mut Phases::default());
         let (mut runner, _) = assemble(counting, (checkpoint, spec), kind, cache, (progress, phases))?;
-        let (taken, pinned) = (runner.device().taken().to_vec(), runner.device().pinned());
+        let taken = runner.device().taken().to_vec();
         let budget = match config.kv_cache_fixed {
             Some(fixed) => fixed,
             None => budget(&taken, free, config.gpu_memory_utilization)?,
         };
         let sizes = Sizes::with_budget(spec, config, dtype, budget)?;
         limits.max_model_len = sizes.max_model_len;
-        Ok(Self { half, sizes, limits, taken, pinned })
-    }
-
-    /// Bytes of the KV cache.
-    pub fn kv_bytes(&self) -> u64 {
-        (self.sizes.num_superpages * self.sizes.geometry.superpage_bytes) as u64
+        Ok(Self { half, sizes, limits, taken })
     }
 
     /// Bytes of everything.
     pub fn total(&self) -> u64 {
-        self.kv_bytes() + RESERVE_BYTES + self.taken.iter().map(|(_, bytes)| bytes).sum::<u64>()
+        self.sizes.kv_bytes() + RESERVE_BYTES + self.taken.iter().map(|(_, bytes)| bytes).sum::<u64>()
     }
 }
 

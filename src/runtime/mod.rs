@@ -228,7 +228,7 @@ fn load_on_cpu(
     (progress, phases): (Progress<'_>, &mut Phases),
 ) -> Result<Loaded<CpuRunner>, StartError> {
     let sizes = Sizes::resolve(&spec, config)?;
-    check_memory((sizes.num_superpages * sizes.geometry.superpage_bytes) as u64)?;
+    check_memory(sizes.kv_bytes())?;
     let mut cpu = Cpu::new(config.threads);
     cpu.precision = match config.cpu_activations {
         CpuActivations::Int8 => Precision::Int8,

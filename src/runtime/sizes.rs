@@ -77,6 +77,11 @@ impl Sizes {
         Ok(Self { max_model_len, layout, geometry, num_superpages, kv, kv_capacity_tokens: capacity })
     }
 
+    /// Bytes of the KV cache.
+    pub fn kv_bytes(&self) -> u64 {
+        (self.num_superpages * self.geometry.superpage_bytes) as u64
+    }
+
     pub(super) fn info(&self, spec: &ModelSpec, config: &EngineConfig) -> EngineInfo {
         EngineInfo {
             max_model_len: self.max_model_len,

@@ -14,24 +14,18 @@ use super::tensor_map::{TensorMap, TensorRows};
 pub struct CountingDevice {
     info: DeviceInfo,
     taken: Vec<(&'static str, u64)>,
-    pinned: u64,
     num_allocs: Arc<AtomicU64>,
 }
 
 impl CountingDevice {
     /// A device that claims to be the card of `info`: sizes of workspaces follow from it.
     pub fn new(info: DeviceInfo) -> Self {
-        Self { info, taken: Vec::new(), pinned: 0, num_allocs: Arc::default() }
+        Self { info, taken: Vec::new(), num_allocs: Arc::default() }
     }
 
     /// Bytes by purpose, in the order of their first use.
     pub fn taken(&self) -> &[(&'static str, u64)] {
         &self.taken
-    }
-
-    /// Bytes of the host's memory that the rings of metadata and results pin.
-    pub fn pinned(&self) -> u64 {
-        self.pinned
     }
 }
 
@@ -74,8 +68,7 @@ impl GpuDevice for CountingDevice {
         Ok(())
     }
 
-    fn reserve_staging(&mut self, upload_bytes: usize, download_bytes: usize) -> Result<(), GpuError> {
-        self.pinned = (3 * upload_bytes + 4 * download_bytes) as u64;
+    fn reserve_staging(&mut self, _upload_bytes: usize, _download_bytes: usize) -> Result<(), GpuError> {
         Ok(())
     }
 

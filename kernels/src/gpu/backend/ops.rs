@@ -9,7 +9,7 @@ use super::super::gemv::GemvOutput;
 use super::super::launch::DevicePtr;
 use super::super::logits::scale_softcap;
 use super::super::norm::NormTarget;
-use super::super::product::Product;
+use super::super::product::{PACKED_ROWS, Product};
 use super::super::qkv_post::{DeviceQkNorm, DeviceRope, QkvPost};
 use super::super::rope::RopeRows;
 use super::super::weights::{GpuBuffer, GpuLinear, GpuLogits, GpuVector, ROW_PAD, upload_linear, upload_vector};
@@ -143,8 +143,9 @@ impl<D: GpuDevice> Backend for GpuBackend<D> {
     }
 
     fn reserve_for<'a>(&mut self, linears: impl Iterator<Item = &'a GpuLinear>) -> Result<(), KernelError> {
+        let expands = !self.sizes.deterministic && self.sizes.max_tokens > PACKED_ROWS;
         let expanded = linears.filter(|w| w.is_packed()).map(|w| w.out_features * w.in_features * 2).max().unwrap_or(0);
-        if expanded > self.products.workspace_bytes && !self.sizes.deterministic {
+        if expands && expanded > self.products.workspace_bytes {
             self.products.workspace = self.device.alloc(expanded, "an expanded matrix")?;
             self.products.workspace_bytes = expanded;
         }

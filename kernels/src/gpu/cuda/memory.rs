@@ -1,4 +1,4 @@
-//! Memory of the card, pinned memory of the host, and copies between them that wait.
+//! Memory of the card, pinned memory of the host, and the copies of a start between them.
 
 use std::ptr;
 use std::slice;

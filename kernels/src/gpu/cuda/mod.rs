@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `library`, `context`: opening the libraries, the card, its stream; events
-//! - `memory`, `staging`: memory of the card and pinned memory; copies that wait, rings that don't
+//! - `memory`, `staging`: memory of the card and pinned memory; the copies of a start, rings that never wait
 //! - `kernels`, `tensor_maps`: modules and launches; what tensor copies are told
 //! - `descriptors`, `problem`: cublasLt's objects, a product made of them
 //! - `products`, `plans`: which algorithm computes which product, the file of those measured
