@@ -3,10 +3,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{
-    ByteSize, Config, ConfigError, DeviceChoice, KvCacheDtype, KvCacheMemory, Machine, RawConfig, Seconds, parse_file,
+    ByteSize, Config, ConfigError, DeviceChoice, KvCacheDtype, KvCacheMemory, Machine, RawConfig, Seconds, known_keys,
+    parse_file,
 };
 use crate::runtime::finds_gpu;
 
@@ -127,7 +129,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
     /// Most tokens of an answer [default: what the context leaves]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,
     /// 0 always takes the likeliest token [default: the model's, else 0.7]
     #[arg(long, value_name = "T")]
@@ -157,6 +159,23 @@ pub struct RunArgs {
 pub struct PullArgs {
     /// A hub id `org/name[:file or quantisation]` or an alias
     pub model: Option<String>,
+}
+
+/// The same error, where a flag is not known: with the way to a setting that is a key of the file alone, and without the
+/// advice to give the flag as a value.
+pub(super) fn unknown_flag(mut error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return error;
+    }
+    let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let key = flag.trim_start_matches('-').split('=').next().unwrap_or_default().to_owned();
+    let is_flag = |serve: &clap::Command| serve.get_arguments().any(|arg| arg.get_long() == Some(&key));
+    if known_keys().contains(&key) && !Cli::command().find_subcommand("serve").is_some_and(is_flag) {
+        let message = format!("--{key} is no flag here; write {key} into a file and pass --config FILE.toml\n");
+        return Cli::command().error(ErrorKind::UnknownArgument, message);
+    }
+    error.remove(ContextKind::Suggested);
+    error
 }
 
 /// Settings of a verb's flags over those of its file.
@@ -210,10 +229,7 @@ impl RunArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-    use crate::config::known_keys;
 
     fn verb(name: &str) -> clap::Command {
         Cli::command().find_subcommand(name).unwrap().clone()
@@ -258,6 +274,19 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         let error = Cli::try_parse_from(["sconce", "serve", "--kv-cache-memory", "lots"]).err().unwrap();
         assert!(error.to_string().contains("like 4GiB, or auto"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_of_the_file_is_no_flag_and_says_so() {
+        let told = |line: &str| unknown_flag(Cli::try_parse_from(line.split(' ')).err().unwrap()).to_string();
+        let error = told("sconce serve --strict-fields");
+        assert!(error.contains("strict-fields") && error.contains("--config FILE.toml"), "{error}");
+        for line in ["sconce serve --context-length 5", "sconce serve --timeout 5"] {
+            let error = told(line);
+            assert!(!error.contains("as a value") && error.contains("unexpected argument"), "{error}");
+        }
+        assert!(told("sconce serve --max-num-seq 3").contains("--max-num-seqs"));
+        assert!(Cli::try_parse_from("sconce run m --max-tokens 0".split(' ')).is_err());
     }
 
     #[test]

@@ -65,17 +65,24 @@ pub(super) enum KeyHint {
     Variable,
 }
 
-/// A command that works when pasted into a shell on this machine.
-pub(super) fn curl(address: SocketAddr, model: &str, chat: bool, key: &KeyHint) -> String {
-    let (route, body) = match chat {
+/// Contexts below this many tokens may not hold a greeting's answer beside its prompt.
+const SHORT_CONTEXT: usize = 256;
+
+/// A command that works when pasted into a shell on this machine, for a model of so many tokens of context.
+pub(super) fn curl(address: SocketAddr, model: &str, (chat, context): (bool, usize), key: &KeyHint) -> String {
+    let (route, mut body) = match chat {
         true => (
             "chat/completions",
             serde_json::json!({
-                "model": model, "messages": [{"role": "user", "content": "Say hello in one sentence."}], "max_tokens": 48,
+                "model": model, "messages": [{"role": "user", "content": "Say hello in one sentence."}],
             }),
         ),
-        false => ("completions", serde_json::json!({"model": model, "prompt": "Once upon a time", "max_tokens": 48})),
+        false => ("completions", serde_json::json!({"model": model, "prompt": "Once upon a time"})),
     };
+    // Without it an answer takes what the prompt leaves.
+    if context >= SHORT_CONTEXT {
+        body["max_tokens"] = 48.into();
+    }
     let auth = match key {
         KeyHint::None => String::new(),
         KeyHint::Literal(key) => format!(" -H {}", quoted(&format!("authorization: Bearer {key}"))),
@@ -119,10 +126,10 @@ mod tests {
     #[test]
     fn the_curl_line_survives_a_shell() {
         let address = "0.0.0.0:81".parse().unwrap();
-        let words = words(&curl(address, "it's \"a\" $model", true, &KeyHint::None));
+        let words = words(&curl(address, "it's \"a\" $model", (true, 4096), &KeyHint::None));
         assert_eq!(words[0], "http://127.0.0.1:81/v1/chat/completions");
         let body: serde_json::Value = serde_json::from_str(words.last().unwrap()).unwrap();
-        assert_eq!(body["model"], "it's \"a\" $model");
+        assert_eq!((&body["model"], &body["max_tokens"]), (&"it's \"a\" $model".into(), &48.into()));
     }
 
     #[test]
@@ -135,9 +142,10 @@ mod tests {
             (KeyHint::Literal("sk-$1".to_owned()), "authorization: Bearer sk-$1"),
             (KeyHint::File(file.display().to_string()), "authorization: Bearer sk-1"),
         ] {
-            let words = words(&curl(address, "m", false, &hint));
+            let words = words(&curl(address, "m", (false, 64), &hint));
             assert_eq!(words[0], "http://[::1]:81/v1/completions");
             assert!(words.iter().any(|w| w == expected), "{words:?}");
+            assert!(!words.last().unwrap().contains("max_tokens"), "a short context: {words:?}");
         }
     }
 

@@ -35,7 +35,7 @@ pub use error::CliError;
 /// Runs the program: parses the arguments of this process, executes the verb, reports a failure in one line.
 pub fn main() -> ExitCode {
     let started = Instant::now();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| args::unknown_flag(error).exit());
     match execute(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

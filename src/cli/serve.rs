@@ -55,7 +55,8 @@ pub(super) async fn serve(args: ServeArgs, started: Instant) -> Result<(), CliEr
     for (phase, time) in phases.times() {
         telemetry.startup_phase(phase, time);
     }
-    let curl = banner::curl(address, &model_name, loaded.text.chat_template.is_some(), &key_hint(&config));
+    let shape = (loaded.text.chat_template.is_some(), loaded.engine.info().max_model_len);
+    let curl = banner::curl(address, &model_name, shape, &key_hint(&config));
     telemetry.device(&loaded.device, loaded.weight_bytes, loaded.kv_bytes);
     let bytes = |bytes: usize| ByteSize(bytes as u64).approx();
     let (device, weights, kv) = (&loaded.device, bytes(loaded.weight_bytes), bytes(loaded.kv_bytes));

@@ -46,7 +46,16 @@ pub(super) fn parse_text(text: &str, path: &Path) -> Result<RawConfig, ConfigErr
     };
     let known = known_keys();
     let table = toml::de::DeTable::parse(text).map_err(syntax)?;
-    for key in table.get_ref().keys() {
+    for (key, value) in table.get_ref() {
+        // What merges flags and file can't write such a number down, and would forget it.
+        if value.get_ref().as_float().is_some_and(|float| float.as_str().contains('n')) {
+            let (path, line) = (path.to_owned(), line_of(text, key.span().start));
+            return Err(ConfigError::Syntax {
+                path,
+                line,
+                reason: format!("`{}`: not a finite number", key.get_ref()),
+            });
+        }
         if !known.iter().any(|k| k == key.get_ref()) {
             return Err(ConfigError::UnknownKey {
                 path: path.to_owned(),
@@ -117,6 +126,8 @@ mod tests {
         }
         let error = parse("port = 1\nkv-cache-memory = \"much\"\n").err().unwrap();
         assert!(error.starts_with("sconce.toml:2: `kv-cache-memory`: `much` is not a size"), "{error}");
+        let error = parse("port = 1\ngpu-memory-utilization = nan\n").err().unwrap();
+        assert_eq!(error, "sconce.toml:2: `gpu-memory-utilization`: not a finite number");
         let error = parse("port = 70000\n").err().unwrap();
         assert!(error.starts_with("sconce.toml:1: `port`:"), "{error}");
         let error = parse("port =\n").err().unwrap();

@@ -169,6 +169,10 @@ fn is_key(text: &str) -> bool {
 
 fn root_path(text: &str) -> Result<String, ConfigError> {
     let text = text.trim_end_matches('/');
+    if text.split('/').nth(1) == Some("v1") {
+        let reason = format!("`{text}` begins like our own routes; choose another prefix, like /openai");
+        return Err(invalid("root-path", reason));
+    }
     let valid = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
     if text.is_empty() || (text.starts_with('/') && !text.contains("//") && text.chars().all(valid)) {
         return Ok(text.to_owned());
@@ -254,7 +258,7 @@ mod tests {
 
     #[test]
     fn wrong_values_name_key_and_limit() {
-        let cases: [(RawConfig, &str); 6] = [
+        let cases: [(RawConfig, &str); 7] = [
             (flags(|r| r.max_num_seqs = Some(0)), "max-num-seqs: 0 is out of range; give a number from 1 to 4096"),
             (flags(|r| r.threads = Some(0)), "threads: 0 is out of range"),
             (
@@ -263,6 +267,7 @@ mod tests {
             ),
             (flags(|r| r.api_key = Some(vec![String::new()])), "api-key: a key must be"),
             (flags(|r| r.root_path = Some("openai".to_owned())), "root-path: `openai` is not a path prefix"),
+            (flags(|r| r.root_path = Some("/v1/".to_owned())), "root-path: `/v1` begins like our own routes"),
             (
                 flags(|r| r.chat_template = Some("/nowhere/x.jinja".into())),
                 "chat-template: can't read /nowhere/x.jinja",

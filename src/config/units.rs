@@ -84,6 +84,9 @@ impl FromStr for Seconds {
         };
         // Ten years: far beyond any use, and far below what a clock can add.
         match (parse_number(number), scale) {
+            (Some(n), Some(scale)) if n > 0.0 && n * scale < 0.001 => {
+                Err(format!("`{text}` is less than a millisecond; give 1ms or more, or 0"))
+            }
             (Some(n), Some(scale)) if n * scale <= 315_360_000.0 => Ok(Self(Duration::from_secs_f64(n * scale))),
             _ => Err(format!("`{text}` is not a duration; write seconds or a number with ms, s, m or h, like 90s")),
         }
@@ -161,6 +164,13 @@ text_setting!(super::KvCacheMemory);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_that_would_read_as_none_is_refused() {
+        assert!("0.0001".parse::<Seconds>().unwrap_err().contains("less than a millisecond"));
+        assert_eq!("0".parse(), Ok(Seconds(Duration::ZERO)));
+        assert_eq!("1ms".parse(), Ok(Seconds(Duration::from_millis(1))));
+    }
 
     #[test]
     fn sizes() {
