@@ -1,7 +1,9 @@
 //! A checkpoint, whatever its format: weights by name, and the configuration that describes them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use sconce_kernels::dtype::WeightType;
 use serde_json::Value;
 
 use crate::error::ModelError;
@@ -177,6 +179,15 @@ impl Checkpoint {
     /// Bytes of all weights in the files.
     pub fn weight_bytes(&self) -> usize {
         self.tensors().iter().map(|t| t.range.len()).sum()
+    }
+
+    /// The type that holds the most bytes of the weights.
+    pub fn main_type(&self) -> Option<WeightType> {
+        let mut bytes: HashMap<WeightType, usize> = HashMap::new();
+        for tensor in self.tensors() {
+            *bytes.entry(tensor.ty).or_default() += tensor.range.len();
+        }
+        bytes.into_iter().max_by_key(|&(ty, bytes)| (bytes, ty.name())).map(|(ty, _)| ty)
     }
 
     /// Hints to the system that all weights will be read soon, in file order.

@@ -78,6 +78,15 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Whether a fresh copy of the files may help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Malformed { remedy, .. } => remedy == REDOWNLOAD,
+            Self::MissingTensor { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The file contradicts its format and a fresh copy may help.
     pub(crate) fn damaged(path: &Path, field: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
         Self::malformed(path, field, problem, REDOWNLOAD)

@@ -171,7 +171,7 @@ pub(super) fn unknown_flag(mut error: clap::Error) -> clap::Error {
     let key = flag.trim_start_matches('-').split('=').next().unwrap_or_default().to_owned();
     let is_flag = |serve: &clap::Command| serve.get_arguments().any(|arg| arg.get_long() == Some(&key));
     if known_keys().contains(&key) && !Cli::command().find_subcommand("serve").is_some_and(is_flag) {
-        let message = format!("--{key} is no flag here; write {key} into a file and pass --config FILE.toml\n");
+        let message = format!("--{key} is no flag here; write {key} into a file and pass --config FILE.toml");
         return Cli::command().error(ErrorKind::UnknownArgument, message);
     }
     error.remove(ContextKind::Suggested);

@@ -16,7 +16,7 @@ use crate::config::{ByteSize, Config, ConfigError, MetricsCompat};
 use crate::engine::EngineHandle;
 use crate::http::{App, HttpConfig, Shutdown};
 use crate::hub::{ModelRef, Progress};
-use crate::telemetry::{Telemetry, TelemetryConfig};
+use crate::telemetry::{LoadedModel, Telemetry, TelemetryConfig};
 
 /// Serves until a signal.
 pub(super) async fn serve(args: ServeArgs, started: Instant) -> Result<(), CliError> {
@@ -57,7 +57,13 @@ pub(super) async fn serve(args: ServeArgs, started: Instant) -> Result<(), CliEr
     }
     let shape = (loaded.text.chat_template.is_some(), loaded.engine.info().max_model_len);
     let curl = banner::curl(address, &model_name, shape, &key_hint(&config));
-    telemetry.device(&loaded.device, loaded.weight_bytes, loaded.kv_bytes);
+    telemetry.loaded(&LoadedModel {
+        backend: loaded.backend,
+        quant: loaded.quant,
+        device: &loaded.device,
+        weight_bytes: loaded.weight_bytes,
+        kv_bytes: loaded.kv_bytes,
+    });
     let bytes = |bytes: usize| ByteSize(bytes as u64).approx();
     let (device, weights, kv) = (&loaded.device, bytes(loaded.weight_bytes), bytes(loaded.kv_bytes));
     let computes = format!("{device}: {weights} of weights, {kv} reserved for the KV cache");

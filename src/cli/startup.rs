@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::CliError;
 use super::banner::Phases;
-use crate::config::{Config, GenerationConfig};
+use crate::config::{Config, DEFAULT_MODEL, GenerationConfig};
 use crate::hub::{Hub, HubSettings, ModelRef, Progress, ResolvedModel};
-use crate::runtime::{Runtime, start};
+use crate::runtime::{Runtime, StartError, start};
 use crate::telemetry::Telemetry;
 use crate::text::TextOptions;
 
@@ -41,7 +41,7 @@ pub(super) async fn load(
         runtime
     };
     let runtime = match tokio::task::spawn_blocking(work).await {
-        Ok(runtime) => runtime.map_err(|e| CliError::Failed(e.to_string()))?,
+        Ok(runtime) => runtime.map_err(|e| CliError::Failed(explain(&e, config.model.as_deref())))?,
         Err(_) => return Err(CliError::Failed("loading the model failed unexpectedly; the log says where".to_owned())),
     };
     phases.done("loading");
@@ -49,4 +49,14 @@ pub(super) async fn load(
         phases.part(phase.name, phase.time);
     }
     Ok(runtime)
+}
+
+/// Why the start failed. A damaged file of the cache is repaired by a verb of ours.
+fn explain(error: &StartError, model: Option<&str>) -> String {
+    match ModelRef::parse(model) {
+        Ok(ModelRef::Alias(_) | ModelRef::Repo { .. }) if error.is_damage() => {
+            format!("{error} (`sconce pull {}` checks and repairs cached files)", model.unwrap_or(DEFAULT_MODEL))
+        }
+        _ => error.to_string(),
+    }
 }

@@ -171,5 +171,5 @@ pub(super) fn load<D: GpuDevice + 'static>(
     let kind = (plan.half, plan.limits, config);
     let (runner, weight_bytes) = assemble(device, (checkpoint, &spec), kind, cache, (progress, phases))?;
     let kv_bytes = sizes.kv_bytes() as usize;
-    Ok(Loaded { runner, spec, sizes, device: device_name, weight_bytes, kv_bytes })
+    Ok(Loaded { runner, spec, sizes, device: device_name, backend: "cuda", weight_bytes, kv_bytes })
 }

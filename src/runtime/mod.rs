@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use sconce_kernels::arena::KvArena;
 use sconce_kernels::cpu::CpuBackend;
 use sconce_kernels::device::{Cpu, Precision};
+use sconce_kernels::dtype::WeightType;
 use sconce_kernels::error::KernelError;
 use sconce_kernels::gpu::device::{GpuDevice, GpuError};
 use sconce_models::checkpoint::Checkpoint;
@@ -90,6 +91,17 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+impl StartError {
+    /// Whether a fresh copy of the model's files may help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Model(error) => error.is_damage(),
+            Self::Text(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+}
+
 /// A running engine.
 #[derive(Debug)]
 pub struct Runtime {
@@ -101,6 +113,10 @@ pub struct Runtime {
     pub spec: ModelSpec,
     /// What it runs on, in words.
     pub device: String,
+    /// `cpu` or `cuda`.
+    pub backend: &'static str,
+    /// The type that holds the most bytes of the weights, as `Q4_K` or `BF16`.
+    pub quant: &'static str,
     /// Bytes of weights as kept.
     pub weight_bytes: usize,
     /// Bytes of the KV cache, reserved.
@@ -163,6 +179,7 @@ struct Loaded<R> {
     spec: ModelSpec,
     sizes: Sizes,
     device: String,
+    backend: &'static str,
     weight_bytes: usize,
     kv_bytes: usize,
 }
@@ -200,13 +217,14 @@ impl Assembly<'_> {
             let loaded = load(&checkpoint, spec, (progress, &mut phases));
             (text.join(), loaded)
         });
-        let Loaded { runner, spec, sizes, device, weight_bytes, kv_bytes } = loaded?;
+        let quant = checkpoint.main_type().map_or("none", WeightType::name);
+        let Loaded { runner, spec, sizes, device, backend, weight_bytes, kv_bytes } = loaded?;
         let (text, text_time) = text.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         phases.push("tokenizer (beside weights)", text_time);
         let text = Arc::new(text?);
         let (engine, end) = engine_channel(sizes.info(&spec, self.config));
         let thread = phases.time("engine", || spawn(runner, &sizes, self.config, (end, self.telemetry)))?;
-        Ok(Runtime { engine, text, spec, device, weight_bytes, kv_bytes, phases, thread })
+        Ok(Runtime { engine, text, spec, device, backend, quant, weight_bytes, kv_bytes, phases, thread })
     }
 }
 
@@ -241,7 +259,8 @@ fn load_on_cpu(
     let model = phases.time("weights", load)?;
     let (weight_bytes, kv_bytes) = (model.weight_bytes(&backend), backend.arena().bytes());
     let spec = model.spec().clone();
-    Ok(Loaded { runner: CpuRunner::new(backend, model), spec, sizes, device, weight_bytes, kv_bytes })
+    let runner = CpuRunner::new(backend, model);
+    Ok(Loaded { runner, spec, sizes, device, backend: "cpu", weight_bytes, kv_bytes })
 }
 
 fn spawn<R: Runner + 'static>(

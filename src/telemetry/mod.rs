@@ -135,6 +135,21 @@ pub struct TelemetryConfig {
     pub vllm_names: bool,
 }
 
+/// What computes, known once a model is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadedModel<'a> {
+    /// `cpu` or `cuda`.
+    pub backend: &'a str,
+    /// The type of most of the weights.
+    pub quant: &'a str,
+    /// What it runs on, in words.
+    pub device: &'a str,
+    /// Bytes of weights as kept.
+    pub weight_bytes: usize,
+    /// Bytes of the KV cache.
+    pub kv_bytes: usize,
+}
+
 /// The registry of one server. Share it in an `Arc`.
 pub struct Telemetry {
     registry: Registry,
@@ -177,12 +192,6 @@ impl Telemetry {
     /// Makes the registry with every metric in it, at zero.
     pub fn new(config: &TelemetryConfig) -> Arc<Self> {
         let r = Registry::new(config);
-        let build = [
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("backend", if cfg!(feature = "cuda") { "cuda" } else { "cpu" }.to_owned()),
-            ("commit", option_env!("SCONCE_COMMIT").unwrap_or("unknown").to_owned()),
-        ];
-        r.info(&table::BUILD_INFO, &build);
         Arc::new(Self {
             running: r.gauge(&table::RUNNING),
             waiting: r.gauge(&table::WAITING),
@@ -244,10 +253,17 @@ impl Telemetry {
         self.registry.info(&table::CACHE_CONFIG, &labels);
     }
 
-    /// Publishes what computes, and the bytes that weights and KV cache take there.
-    pub fn device(&self, device: &str, weight_bytes: usize, kv_bytes: usize) {
-        self.registry.info(&table::DEVICE_INFO, &[("device", device.to_owned())]);
-        for (what, bytes) in [("weights", weight_bytes), ("kv_cache", kv_bytes)] {
+    /// Publishes what was loaded where, and this build.
+    pub fn loaded(&self, model: &LoadedModel<'_>) {
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("commit", option_env!("SCONCE_COMMIT").unwrap_or("unknown")),
+            ("backend", model.backend),
+            ("quant", model.quant),
+        ];
+        self.registry.info(&table::BUILD_INFO, &build.map(|(label, value)| (label, value.to_owned())));
+        self.registry.info(&table::DEVICE_INFO, &[("device", model.device.to_owned())]);
+        for (what, bytes) in [("weights", model.weight_bytes), ("kv_cache", model.kv_bytes)] {
             self.registry.set_labelled(&table::DEVICE_MEMORY, &[("what", what.to_owned())], bytes as f64);
         }
     }

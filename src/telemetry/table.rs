@@ -149,8 +149,11 @@ pub(super) const QUEUE_TOKENS: Metric =
     row("sconce_queue_tokens", Kind::Gauge, "Prompt tokens submitted and not yet scheduled");
 pub(super) const DRAINING: Metric =
     row("sconce_draining", Kind::Gauge, "1 from the first stop signal until the process ends");
-pub(super) const BUILD_INFO: Metric =
-    row("sconce_build_info", Kind::Gauge, "Version, backend and commit, as labels; always 1");
+pub(super) const BUILD_INFO: Metric = row(
+    "sconce_build_info",
+    Kind::Gauge,
+    "Version, commit, backend and type of the weights, as labels; always 1, from the time a model is loaded",
+);
 pub(super) const DEVICE_INFO: Metric = row("sconce_device_info", Kind::Gauge, "What computes, as a label; always 1");
 pub(super) const DEVICE_MEMORY: Metric =
     row("sconce_device_memory_bytes", Kind::Gauge, "Bytes that weights and KV cache take, reserved ones included");

@@ -97,6 +97,19 @@ fn outcomes_add_up_and_an_abort_counts_as_a_disconnect() {
 }
 
 #[test]
+fn a_loaded_model_says_what_computes() {
+    let t = telemetry();
+    assert!(!t.render().contains("sconce_build_info{"));
+    t.loaded(&LoadedModel { backend: "cpu", quant: "Q4_K", device: "CPU", weight_bytes: 5, kv_bytes: 7 });
+    let text = t.render();
+    let build = text.lines().find(|l| l.starts_with("sconce_build_info{")).unwrap();
+    for label in ["version=\"", "commit=\"", "backend=\"cpu\"", "quant=\"Q4_K\""] {
+        assert!(build.contains(label), "{build}");
+    }
+    assert_eq!(value(&text, r#"sconce_device_memory_bytes{what="kv_cache"}"#), 7.0);
+}
+
+#[test]
 fn without_compatibility_no_foreign_name_is_exported() {
     let t = Telemetry::new(&TelemetryConfig { model_name: "m".into(), vllm_names: false });
     t.http_request("/health", 200);

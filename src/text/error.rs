@@ -48,6 +48,11 @@ impl TextError {
         Self::Load { source_name: source_name.into(), message, remedy: remedy.into() }
     }
 
+    /// Whether a fresh copy of the model's files may help.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Load { remedy, .. } if remedy == REDOWNLOAD)
+    }
+
     /// Names the file that holds the key at fault.
     pub(crate) fn in_file(self, path: &Path) -> Self {
         match self {
