@@ -6,12 +6,16 @@
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
+#[cfg(target_os = "linux")]
+use tokio::io::Interest;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -32,6 +36,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Whether an answer is under way.
+    pub(super) fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Acquire)
+    }
+
     /// A request came; its answer is complete when the guard is dropped.
     pub(super) fn answering(self: &Arc<Self>) -> Answering {
         self.requests.fetch_add(1, Ordering::AcqRel);
@@ -52,7 +61,7 @@ impl Drop for Answering {
 
 /// The socket.
 pub(super) struct LimitedIo {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     limits: IoLimits,
     progress: Arc<Progress>,
     /// Requests seen at the last read.
@@ -65,7 +74,7 @@ pub(super) struct LimitedIo {
 }
 
 impl LimitedIo {
-    pub(super) fn new(socket: TcpStream, limits: IoLimits, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(socket: Arc<TcpStream>, limits: IoLimits, progress: Arc<Progress>) -> Self {
         // The first head counts from the connection's start: no idle time before it.
         let read_timer = Some(Box::pin(sleep_until(Instant::now() + limits.head)));
         Self { socket, limits, progress, requests: 0, read_timer, head_begun: true, write_timer: None }
@@ -93,9 +102,60 @@ impl LimitedIo {
     }
 }
 
+/// Returns when the client's side has ended while an answer is under way. The HTTP library sees the end of what it reads,
+/// but reads nothing while bytes after the request (a second request, a stray line end) lie in its buffer.
+pub(super) async fn client_gone(socket: &TcpStream, progress: &Progress) {
+    if read_closed(socket).await.is_err() {
+        return std::future::pending().await;
+    }
+    // Between answers the library finds out by itself.
+    while !progress.is_answering() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits for the end of what can be read, however much lies unread before it.
+#[cfg(target_os = "linux")]
+async fn read_closed(socket: &TcpStream) -> Result<()> {
+    // Of the interests that a socket reports, this one wakes for the end alone: nobody sends urgent data.
+    while !socket.ready(Interest::PRIORITY).await?.is_read_closed() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn read_closed(_socket: &TcpStream) -> Result<()> {
+    std::future::pending().await
+}
+
+fn read(socket: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        match socket.try_read(buf.initialize_unfilled()) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result.map(|len| buf.advance(len))),
+        }
+    }
+}
+
+fn write(
+    socket: &TcpStream,
+    cx: &mut Context<'_>,
+    mut attempt: impl FnMut(&TcpStream) -> Result<usize>,
+) -> Poll<Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match attempt(socket) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
 impl AsyncRead for LimitedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        let answering = self.progress.answering.load(Ordering::Acquire);
+        let answering = self.progress.is_answering();
         let requests = self.progress.requests.load(Ordering::Acquire);
         if self.requests != requests {
             // The head that was awaited is complete.
@@ -104,7 +164,7 @@ impl AsyncRead for LimitedIo {
             self.head_begun = false;
         }
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.socket).poll_read(cx, buf);
+        let result = read(&self.socket, cx, buf);
         if answering {
             return result;
         }
@@ -121,7 +181,7 @@ impl AsyncRead for LimitedIo {
 
 impl AsyncWrite for LimitedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let result = write(&self.socket, cx, |socket| socket.try_write(buf));
         self.poll_write_limit(cx, result)
     }
 
@@ -130,19 +190,20 @@ impl AsyncWrite for LimitedIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let result = write(&self.socket, cx, |socket| socket.try_write_vectored(bufs));
         self.poll_write_limit(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Result<()>> {
+        // The system has the bytes already.
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(SockRef::from(self.socket.as_ref()).shutdown(Shutdown::Write))
     }
 }

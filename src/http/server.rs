@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::app::App;
-use super::io::{Answering, IoLimits, LimitedIo, Progress};
+use super::io::{Answering, IoLimits, LimitedIo, Progress, client_gone};
 use super::lifecycle::State;
 use super::routes::serve_request;
 use crate::telemetry::Telemetry;
@@ -151,7 +151,8 @@ async fn connection(socket: TcpStream, app: Arc<App>, close: CancellationToken) 
     let config = &app.config;
     let progress = Arc::<Progress>::default();
     let limits = IoLimits { head: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
-    let io = TokioIo::new(LimitedIo::new(socket, limits, progress.clone()));
+    let socket = Arc::new(socket);
+    let io = TokioIo::new(LimitedIo::new(socket.clone(), limits, progress.clone()));
     let mut builder = hyper::server::conn::http1::Builder::new();
     // Heads over our limits are refused as any request is (`routes`), with an error in the body. The library's own
     // refusals have none; they are for heads far beyond.
@@ -166,9 +167,14 @@ async fn connection(socket: TcpStream, app: Arc<App>, close: CancellationToken) 
     let mut served = pin!(builder.serve_connection(io, service));
     let result = tokio::select! {
         result = served.as_mut() => result,
+        // Dropping the connection drops the request.
+        () = client_gone(&socket, &progress) => return,
         () = close.cancelled() => {
             served.as_mut().graceful_shutdown();
-            served.await
+            tokio::select! {
+                result = served => result,
+                () = client_gone(&socket, &progress) => return,
+            }
         }
     };
     if let Err(error) = result {

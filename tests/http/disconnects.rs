@@ -73,6 +73,31 @@ async fn a_client_that_leaves_aborts_its_request_in_every_phase() {
     soon("no request is open", server.app.lifecycle().idle()).await;
 }
 
+/// What lies behind a request may be read ahead of the end of file.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn bytes_behind_the_request_do_not_hide_that_its_client_left() {
+    let mut server = Server::start().await;
+    for behind in ["\r\n", "GET /health HTTP/1.1\r\nhost: t\r\n\r\n"] {
+        for stream in [false, true] {
+            for how in [Leave::Close, Leave::HalfClose, Leave::Reset] {
+                let body = json!({"messages": [{"role": "user", "content": "hi"}], "stream": stream});
+                let connection = send(server.addr, post("/v1/chat/completions", &body) + behind).await;
+                let added = server.engine.added().await;
+                reach(Phase::Decode, &added);
+                let _kept = leave(connection, how).await;
+                assert_eq!(server.engine.told().await, Told::Abort(added.id), "{behind:?} {stream} {how:?}");
+            }
+        }
+    }
+    // Who stays gets both answers.
+    let body = json!({"messages": [{"role": "user", "content": "hi"}]});
+    let next = "GET /health HTTP/1.1\r\nhost: t\r\n\r\n";
+    let mut connection = send(server.addr, post("/v1/chat/completions", &body) + next).await;
+    server.engine.added().await.started(0).eos(0);
+    assert_eq!((connection.response().await.status, connection.response().await.status), (200, 200));
+}
+
 #[tokio::test]
 async fn a_batch_is_aborted_whole() {
     let mut server = Server::start().await;
