@@ -105,6 +105,7 @@ pub fn request(prompt: &[u32], params: &SamplingParams) -> EngineRequest {
         params: Arc::new(params.clone()),
         num_choices: 1,
         cache_salt: 0,
+        constraint: None,
         arrival: Instant::now(),
         deadline: None,
     }

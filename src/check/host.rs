@@ -11,7 +11,7 @@ use super::report::{Figure, Reason};
 use super::shapes::Point;
 use super::steps::{Bench, Room};
 use crate::runner::{GpuRunner, Runner};
-use crate::types::{Batch, BatchRow, BlockId, SamplingParams, SeqId, Sequence};
+use crate::types::{Batch, BatchRow, BlockId, Masks, SamplingParams, SeqId, Sequence};
 
 /// Steps that are not counted: the bucket is warmed and captured.
 const WARM_UP: u64 = 4;
@@ -58,6 +58,7 @@ impl<D: GpuDevice> Host<D> {
             batch.step = self.step;
             let begin = Instant::now();
             self.runner.launch(&batch, &find, &|| {}).map_err(|error| error.to_string())?;
+            self.runner.sample(&Masks::default()).map_err(|error| error.to_string())?;
             if count >= WARM_UP {
                 times.push(begin.elapsed().as_secs_f64());
             }
@@ -79,8 +80,16 @@ impl<D: GpuDevice> Host<D> {
             let id = SeqId(self.next_seq);
             self.next_seq += 1;
             let (start, num_prompt) = (point.context, point.context + 1);
-            let (tokens, params) = (vec![1; num_prompt], params.clone());
-            sequences.insert(id, Sequence { id, tokens, num_prompt, num_computed: start, params, choice: 0 });
+            let sequence = Sequence {
+                id,
+                tokens: vec![1; num_prompt],
+                num_prompt,
+                num_computed: start,
+                params: params.clone(),
+                choice: 0,
+                constrained: false,
+            };
+            sequences.insert(id, sequence);
             batch.rows.push(BatchRow {
                 seq: id,
                 start,

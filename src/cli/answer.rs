@@ -133,6 +133,7 @@ impl Speaker {
             params: Arc::new(params),
             num_choices: 1,
             cache_salt: 0,
+            constraint: None,
             arrival: Instant::now(),
             deadline: None,
         };

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, TryRecvError};
 
+use super::constraints::Constraints;
 use super::handle::{Command, EngineEnd};
 use super::requests::Requests;
+use super::sampling::sample_batch;
 use crate::runner::{Collected, Runner, RunnerError};
-use crate::sampler::{RowContext, Sampler, logprobs};
+use crate::sampler::Sampler;
 use crate::scheduler::{Scheduler, SeqEvent};
 use crate::telemetry::{EngineGauges, Telemetry};
-use crate::types::{Batch, EngineEvent, RequestError, SampledToken, StepOutput, TokenLogprobs};
+use crate::types::{Batch, EngineEvent, Masks, RequestError};
 
 /// Longest sleep of an idle engine; only a bound, commands wake it at once.
 const IDLE_WAIT: Duration = Duration::from_secs(3600);
@@ -25,6 +27,7 @@ pub struct Engine<R: Runner> {
     runner: R,
     sampler: Sampler,
     requests: Requests,
+    constraints: Constraints,
     in_flight: VecDeque<Launched>,
     end: EngineEnd,
     telemetry: Option<Arc<Telemetry>>,
@@ -34,6 +37,7 @@ pub struct Engine<R: Runner> {
 
 struct Launched {
     batch: Batch,
+    masks: Masks,
     at: Instant,
 }
 
@@ -52,6 +56,7 @@ impl<R: Runner> Engine<R> {
             runner,
             sampler: Sampler::default(),
             requests: Requests::default(),
+            constraints: Constraints::new(end.info().vocab_size),
             in_flight: VecDeque::new(),
             end,
             telemetry,
@@ -125,17 +130,23 @@ impl<R: Runner> Engine<R> {
             };
             match command {
                 Command::Add { id, request, events } => {
+                    let constraint = request.constraint.clone();
                     for sequence in self.requests.open(id, request, events) {
+                        let seq = sequence.id;
                         if let Err(error) = self.scheduler.add(sequence) {
                             self.requests.fail(id, RequestError::Internal(error.to_string()));
                             self.drop_request(id);
                             break;
+                        }
+                        if let Some(constraint) = &constraint {
+                            self.constraints.insert(seq, constraint.begin());
                         }
                     }
                 }
                 Command::Abort { id } => self.drop_request(id),
                 Command::StopChoice { id, choice } => {
                     if let Some(seq) = self.requests.stop_choice(id, choice, self.end.stats()) {
+                        self.constraints.remove(seq);
                         self.scheduler.stop(seq);
                     }
                 }
@@ -146,6 +157,7 @@ impl<R: Runner> Engine<R> {
 
     fn drop_request(&mut self, id: u64) {
         for seq in self.requests.close(id, self.end.stats()) {
+            self.constraints.remove(seq);
             self.scheduler.abort(seq);
         }
     }
@@ -158,34 +170,71 @@ impl<R: Runner> Engine<R> {
         }
     }
 
+    /// Launches the forward pass of `batch`, then its sampling.
     fn launch(&mut self, batch: Batch) {
-        let step = batch.step;
-        let (runner, scheduler, end) = (&mut self.runner, &self.scheduler, &self.end);
         // Where launching computes, that is the step's time.
         let at = Instant::now();
-        match guarded(|| runner.launch(&batch, &|seq| scheduler.sequence(seq), &|| end.beat())) {
-            Ok(()) => self.in_flight.push_back(Launched { batch, at }),
+        let constrained = self.constraints.concern(&batch);
+        self.constraints.begin(&batch, false);
+        let (runner, scheduler, end) = (&mut self.runner, &self.scheduler, &self.end);
+        let mut launched = guarded(|| runner.launch(&batch, &|seq| scheduler.sequence(seq), &|| end.beat()));
+        let mut masks = Masks::default();
+        if constrained {
+            if launched.is_ok() {
+                // What may follow a token is known when the token is.
+                self.collect_all();
+                self.constraints.begin(&batch, true);
+            }
+            masks = self.finish_masks(&batch);
+        }
+        if launched.is_ok() {
+            let runner = &mut self.runner;
+            launched = guarded(|| runner.sample(&masks));
+        }
+        match launched {
+            Ok(()) => self.in_flight.push_back(Launched { batch, masks, at }),
             Err(error) => {
                 // Batches are answered in order: those launched before it come first.
-                while !self.in_flight.is_empty() {
-                    self.collect();
-                }
-                self.fail_batch(step, &error);
+                self.collect_all();
+                self.fail_batch(batch.step, &error);
             }
         }
     }
 
+    /// The masks that were begun. Who has none for want of an answer fails, with its request.
+    fn finish_masks(&mut self, batch: &Batch) -> Masks {
+        let (masks, faults) = self.constraints.finish(batch);
+        for (seq, error) in faults {
+            if let Some(id) = self.requests.owner(seq) {
+                self.requests.fail(id, RequestError::Internal(error));
+                self.drop_request(id);
+            }
+        }
+        masks
+    }
+
+    fn collect_all(&mut self) {
+        while !self.in_flight.is_empty() {
+            self.collect();
+        }
+    }
+
     fn collect(&mut self) {
-        let Some(Launched { batch, at }) = self.in_flight.pop_front() else { return };
+        let Some(Launched { batch, masks, at }) = self.in_flight.pop_front() else { return };
         let (runner, sampler, scheduler) = (&mut self.runner, &mut self.sampler, &self.scheduler);
         let output = guarded(|| {
             Ok(match runner.collect()? {
                 Collected::Sampled(output) => output,
-                Collected::Logits { data, vocab_size } => sample_batch(sampler, scheduler, &batch, data, vocab_size),
+                Collected::Logits { data, vocab_size } => {
+                    sample_batch(sampler, scheduler, (&batch, &masks), data, vocab_size)
+                }
             })
         });
         match output {
-            Ok(output) => {
+            Ok(mut output) => {
+                let jump = self.runner.depth() == 0;
+                let scored = |seq| self.scheduler.sequence(seq).is_none_or(|s| s.params.logprobs.is_some());
+                self.constraints.accept(&mut output, jump, scored);
                 self.requests.note_step(&batch, at.elapsed());
                 let events = self.scheduler.commit(&output);
                 self.emit(events);
@@ -195,6 +244,11 @@ impl<R: Runner> Engine<R> {
     }
 
     fn emit(&mut self, events: Vec<SeqEvent>) {
+        for event in &events {
+            if let SeqEvent::Finished { seq, .. } | SeqEvent::Failed { seq, .. } = event {
+                self.constraints.remove(*seq);
+            }
+        }
         for id in self.requests.emit(events, self.end.stats()) {
             self.drop_request(id);
         }
@@ -247,53 +301,4 @@ fn describe(payload: &Box<dyn std::any::Any + Send>) -> &str {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("unknown")
-}
-
-/// Samples every row of `batch` that wants it. A row's fault is that row's alone.
-fn sample_batch(
-    sampler: &mut Sampler,
-    scheduler: &Scheduler,
-    batch: &Batch,
-    logits: &mut [f32],
-    vocab_size: usize,
-) -> StepOutput {
-    let mut output = StepOutput { step: batch.step, ..StepOutput::default() };
-    let mut rest = logits;
-    for row in &batch.rows {
-        let (rows, tail) = rest.split_at_mut(row.num_logits * vocab_size);
-        rest = tail;
-        // A sequence that was aborted while the step ran has nothing to sample.
-        let Some(sequence) = scheduler.sequence(row.seq) else { continue };
-        let context = RowContext {
-            params: &sequence.params,
-            choice: sequence.choice,
-            tokens: &sequence.tokens,
-            num_prompt: sequence.num_prompt,
-        };
-        if let Some(top) = sequence.params.prompt_logprobs {
-            let first = row.start + row.tokens.len() - row.num_logits + 1;
-            let entries: Vec<TokenLogprobs> = rows
-                .chunks(vocab_size)
-                .zip(sequence.tokens.get(first..sequence.num_prompt).unwrap_or_default())
-                .map(|(logits, &token)| logprobs(logits, token, top as usize))
-                .collect();
-            if !entries.is_empty() {
-                output.prompt_logprobs.push((row.seq, first, entries));
-            }
-        }
-        if row.samples {
-            let last = rows.len() - vocab_size;
-            let drawn = catch_unwind(AssertUnwindSafe(|| sampler.sample(&context, &mut rows[last..])));
-            let (token, logprobs) = match drawn {
-                Ok(Ok((token, logprobs))) => (Ok(token), logprobs),
-                Ok(Err(error)) => (Err(error.to_string()), None),
-                Err(_) => {
-                    *sampler = Sampler::default();
-                    (Err("the sampler panicked".to_owned()), None)
-                }
-            };
-            output.sampled.push(SampledToken { seq: row.seq, token, logprobs });
-        }
-    }
-    output
 }

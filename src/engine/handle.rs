@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel;
 use tokio::sync::mpsc;
 
-use crate::types::{EngineEvent, SamplingParams};
+use crate::types::{Constraint, EngineEvent, SamplingParams};
 
 /// A validated request: token ids in, events out.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct EngineRequest {
     pub num_choices: u32,
     /// Separates tenants in the prefix cache; equal salts share.
     pub cache_salt: u64,
+    /// What each continuation must look like.
+    pub constraint: Option<Arc<dyn Constraint>>,
     /// When the request reached the server.
     pub arrival: Instant,
     /// When it must be answered or fail with [`crate::types::RequestError::Timeout`].
@@ -193,6 +195,11 @@ pub fn engine_channel(info: EngineInfo) -> (EngineHandle, EngineEnd) {
 }
 
 impl EngineEnd {
+    /// Limits and sizes.
+    pub fn info(&self) -> &EngineInfo {
+        &self.shared.info
+    }
+
     /// The numbers this thread keeps up to date.
     pub fn stats(&self) -> &EngineStats {
         &self.shared.stats

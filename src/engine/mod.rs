@@ -3,11 +3,15 @@
 //! # Layout
 //! - `handle`: what the rest of the server holds; submit, listen, abort by dropping
 //! - `core`: the loop
+//! - `constraints`: masks of constrained sequences, made beside the forward pass
+//! - `sampling`: logits of a batch to tokens, where the device doesn't sample
 //! - `requests`: open requests, their sequences, channels and times
 
+mod constraints;
 mod core;
 mod handle;
 mod requests;
+mod sampling;
 #[cfg(test)]
 mod tests;
 

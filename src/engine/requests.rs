@@ -74,6 +74,7 @@ impl Requests {
                     salt: request.cache_salt,
                     choice,
                     leader: (choice > 0).then_some(leader),
+                    constrained: request.constraint.is_some(),
                 }
             })
             .collect();

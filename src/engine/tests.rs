@@ -1,5 +1,6 @@
 //! The loop with the fake runner: texts, aborts, deadlines, faults and shutdown, at depth 0 and 1.
 
+mod constrained;
 mod scripted;
 
 use std::sync::Arc;
@@ -67,6 +68,7 @@ fn request(prompt: &[u32], max_tokens: u32) -> EngineRequest {
         params: Arc::new(SamplingParams { temperature: 0.0, max_tokens, ..Default::default() }),
         num_choices: 1,
         cache_salt: 0,
+        constraint: None,
         arrival: Instant::now(),
         deadline: None,
     }
@@ -91,6 +93,20 @@ fn finish(stream: &mut RequestStream) -> (Vec<u32>, Result<FinishReason, Request
             Some(_) => {}
             None => return (tokens, Err(RequestError::EngineDead)),
         }
+    }
+}
+
+/// Waits until nothing is held any more.
+fn settle(handle: &EngineHandle) {
+    let start = Instant::now();
+    let stats = handle.stats();
+    let idle = || {
+        use std::sync::atomic::Ordering::Relaxed;
+        stats.used_blocks.load(Relaxed) == 0 && stats.queued_tokens.load(Relaxed) == 0 && !stats.busy.load(Relaxed)
+    };
+    while !idle() {
+        assert!(start.elapsed() < Duration::from_secs(10), "blocks leaked: {stats:?}");
+        std::thread::yield_now();
     }
 }
 
@@ -150,16 +166,7 @@ fn dropping_a_stream_frees_its_blocks() {
     }
     let mut last = engine.handle.submit(request(&[3], 5)).unwrap();
     assert_eq!(finish(&mut last).0, expected(&[3], 5));
-    let start = Instant::now();
-    let stats = engine.handle.stats();
-    let idle = || {
-        use std::sync::atomic::Ordering::Relaxed;
-        stats.used_blocks.load(Relaxed) == 0 && stats.queued_tokens.load(Relaxed) == 0 && !stats.busy.load(Relaxed)
-    };
-    while !idle() {
-        assert!(start.elapsed() < Duration::from_secs(10), "blocks leaked: {stats:?}");
-        std::thread::yield_now();
-    }
+    settle(&engine.handle);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use sconce_kernels::kv::BLOCK_SIZE;
 
 use super::{Collected, Runner, RunnerError, Sequences};
-use crate::types::{Batch, BatchRow, BlockId, SampledToken, StepOutput};
+use crate::types::{Batch, BatchRow, BlockId, Masks, SampledToken, SeqId, StepOutput};
 
 /// Samples on its own "device" at depth 1, returns one-hot logits at depth 0.
 #[derive(Debug)]
@@ -16,7 +16,9 @@ pub struct FakeRunner {
     depth: usize,
     vocab_size: usize,
     cache: HashMap<(BlockId, usize), u32>,
-    pending: VecDeque<Batch>,
+    pending: VecDeque<(Batch, Masks)>,
+    /// What the "device" sampled last for a sequence.
+    sampled: HashMap<SeqId, u32>,
     logits: Vec<f32>,
     /// Batches by step number that fail when launched.
     pub fail_steps: Vec<u64>,
@@ -30,6 +32,7 @@ impl FakeRunner {
             vocab_size,
             cache: HashMap::new(),
             pending: VecDeque::new(),
+            sampled: HashMap::new(),
             logits: Vec::new(),
             fail_steps: Vec::new(),
         }
@@ -41,6 +44,13 @@ impl FakeRunner {
             (h ^ u64::from(t)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17)
         });
         (hash % vocab_size as u64) as u32
+    }
+
+    /// `token`, or the first allowed one if it isn't. As of one-hot logits.
+    pub fn allowed(token: u32, mask: Option<&[u32]>) -> u32 {
+        let Some(mask) = mask else { return token };
+        let may = |t: u32| mask.get(t as usize / 32).is_some_and(|word| word >> (t % 32) & 1 == 1);
+        if may(token) { token } else { (0..mask.len() as u32 * 32).find(|&t| may(t)).unwrap_or(token) }
     }
 
     /// Writes a batch's tokens to the cache; returns each logits row's next token, by batch row.
@@ -56,7 +66,7 @@ impl FakeRunner {
             (0..row.start).map(|p| self.cache.get(&slot(p)).copied().unwrap_or(u32::MAX)).collect();
         for (i, &token) in row.tokens.iter().enumerate() {
             let fed_back = row.token_from_previous && i + 1 == row.tokens.len();
-            let token = if fed_back { Self::next_token(&history, self.vocab_size) } else { token };
+            let token = if fed_back { self.sampled.get(&row.seq).copied().unwrap_or(u32::MAX) } else { token };
             self.cache.insert(slot(history.len()), token);
             history.push(token);
         }
@@ -74,12 +84,19 @@ impl Runner for FakeRunner {
         if self.fail_steps.contains(&batch.step) {
             return Err(RunnerError { message: "scripted failure".into(), fatal: false });
         }
-        self.pending.push_back(batch.clone());
+        self.pending.push_back((batch.clone(), Masks::default()));
+        Ok(())
+    }
+
+    fn sample(&mut self, masks: &Masks) -> Result<(), RunnerError> {
+        if let Some((_, last)) = self.pending.back_mut() {
+            last.clone_from(masks);
+        }
         Ok(())
     }
 
     fn collect(&mut self) -> Result<Collected<'_>, RunnerError> {
-        let Some(batch) = self.pending.pop_front() else {
+        let Some((batch, masks)) = self.pending.pop_front() else {
             return Err(RunnerError { message: "nothing was launched".into(), fatal: true });
         };
         let rows = self.advance(&batch);
@@ -92,15 +109,13 @@ impl Runner for FakeRunner {
             }
             return Ok(Collected::Logits { data: &mut self.logits, vocab_size: self.vocab_size });
         }
-        let sampled = batch
-            .rows
-            .iter()
-            .zip(&rows)
-            .filter(|(row, _)| row.samples)
-            .filter_map(|(row, tokens)| {
-                tokens.last().map(|&t| SampledToken { seq: row.seq, token: Ok(t), logprobs: None })
-            })
-            .collect();
-        Ok(Collected::Sampled(StepOutput { step: batch.step, sampled, prompt_logprobs: Vec::new() }))
+        let mut output = StepOutput { step: batch.step, ..StepOutput::default() };
+        for (row, tokens) in batch.rows.iter().zip(&rows).filter(|(row, _)| row.samples) {
+            let Some(&token) = tokens.last() else { continue };
+            let token = Self::allowed(token, masks.of(row.seq));
+            self.sampled.insert(row.seq, token);
+            output.sampled.push(SampledToken { seq: row.seq, token: Ok(token), logprobs: None });
+        }
+        Ok(Collected::Sampled(output))
     }
 }

@@ -11,7 +11,7 @@ pub use cpu::CpuRunner;
 pub use fake::FakeRunner;
 pub use gpu::{GpuLimits, GpuRunner};
 
-use crate::types::{Batch, SeqId, Sequence, StepOutput};
+use crate::types::{Batch, Masks, SeqId, Sequence, StepOutput};
 
 /// A fault that concerns a whole batch (out of memory, a panic in a kernel, a lost device).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,11 +46,21 @@ pub trait Runner: Send {
     /// 1 when the device feeds its own samples to the next step.
     fn depth(&self) -> usize;
 
-    /// Starts `batch`; may return before it is done. While it computes, `alive` is called every now and then.
+    /// Starts the forward pass of `batch`; may return before it is done. While it computes, `alive` is called every now
+    /// and then. [`Self::sample`] comes next.
     ///
     /// # Errors
     /// [`RunnerError`] when the batch can't be computed; nothing is then owed to `collect`.
     fn launch(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<(), RunnerError>;
+
+    /// Starts the sampling of the batch launched last, if the runner samples. Each of its constrained sequences that
+    /// samples has a row in `masks`, unless it is gone. They come late, since they are made while the pass runs.
+    ///
+    /// # Errors
+    /// [`RunnerError`] when it can't be done; nothing is then owed to `collect`.
+    fn sample(&mut self, _masks: &Masks) -> Result<(), RunnerError> {
+        Ok(())
+    }
 
     /// Waits for the oldest launched batch.
     ///

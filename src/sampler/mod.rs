@@ -21,6 +21,8 @@ pub struct RowContext<'a> {
     pub tokens: &'a [u32],
     /// How many of `tokens` are prompt.
     pub num_prompt: usize,
+    /// What a constraint allows next: bit `t % 32` of word `t / 32` is set for token `t`.
+    pub allowed: Option<&'a [u32]>,
 }
 
 /// `params` of choice `choice` as the kernels take them.
@@ -59,7 +61,8 @@ impl Sampler {
     ) -> Result<(u32, Option<TokenLogprobs>), SampleError> {
         let raw = row.params.logprobs.map(|top| (logits.to_vec(), top));
         let history = History { tokens: row.tokens, num_prompt: row.num_prompt };
-        let token = self.0.sample(&spec(row.params, row.choice), &history, logits)?;
+        let spec = SampleSpec { allowed: row.allowed, ..spec(row.params, row.choice) };
+        let token = self.0.sample(&spec, &history, logits)?;
         Ok((token, raw.map(|(raw, top)| logprobs(&raw, token, top as usize))))
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn row<'a>(params: &'a SamplingParams, tokens: &'a [u32], num_prompt: usize) -> RowContext<'a> {
-    RowContext { params, choice: 0, tokens, num_prompt }
+    RowContext { params, choice: 0, tokens, num_prompt, allowed: None }
 }
 
 fn sample(params: &SamplingParams, tokens: &[u32], num_prompt: usize, logits: &[f32]) -> u32 {

@@ -3,7 +3,7 @@
 use super::core::{InFlight, InFlightRow};
 use super::{Scheduler, SeqEvent};
 use crate::kv::extend_hashes;
-use crate::types::{FinishReason, SampledToken, SeqId, StepOutput};
+use crate::types::{FinishReason, SampledToken, SeqId, StepOutput, TokenLogprobs};
 
 impl Scheduler {
     /// What happened since the last call of this or of [`Self::commit`]: the sequences that `schedule` has started,
@@ -27,7 +27,7 @@ impl Scheduler {
             self.commit_computed(*row);
             self.drain(row.seq);
             self.commit_prompt_logprobs(*row, output);
-            self.commit_outcome(*row, result);
+            self.commit_outcome(*row, result, output);
         }
         self.take_events()
     }
@@ -92,8 +92,8 @@ impl Scheduler {
         }
     }
 
-    /// The token sampled, if the row samples, and whether the sequence ends here.
-    fn commit_outcome(&mut self, row: InFlightRow, result: Option<&SampledToken>) {
+    /// The token sampled, if the row samples, the tokens that must follow it, and whether the sequence ends here.
+    fn commit_outcome(&mut self, row: InFlightRow, result: Option<&SampledToken>, output: &StepOutput) {
         let seq = row.seq;
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         if !row.samples {
@@ -107,15 +107,29 @@ impl Scheduler {
             Some(SampledToken { token: Err(message), .. }) => return self.fail(seq, message.clone()),
             None => return self.fail(seq, "no token was sampled for it".to_owned()),
         };
+        let follow = output.follows.iter().find(|follow| follow.seq == seq);
+        let (forced, over) = follow.map_or((&[][..], false), |follow| (&follow.forced[..], follow.over));
+        debug_assert!(forced.is_empty() || entry.in_flight == 0, "a batch in flight knows no forced tokens");
+        let mut going = self.append(seq, (token, logprobs), over && forced.is_empty());
+        for (at, &token) in forced.iter().enumerate() {
+            going = going && self.append(seq, (token, None), over && at + 1 == forced.len());
+        }
+    }
+
+    /// One more token of a live sequence, and perhaps its end: always if its text is `complete`. False if it ended.
+    fn append(&mut self, seq: SeqId, (token, logprobs): (u32, Option<TokenLogprobs>), complete: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(&seq) else { return false };
         entry.seq.tokens.push(token);
         let stopped = entry.seq.params.stops_at(token, entry.seq.num_output() as u32);
         let full = entry.seq.tokens.len() >= entry.most_tokens(self.config.max_model_len);
         self.events.push(SeqEvent::Token { seq, token, logprobs });
-        if stopped {
-            self.finish(seq, FinishReason::Stop, Some(token));
-        } else if full {
-            self.finish(seq, FinishReason::Length, None);
+        match (stopped, complete, full) {
+            (true, _, _) => self.finish(seq, FinishReason::Stop, Some(token)),
+            (_, true, _) => self.finish(seq, FinishReason::Stop, None),
+            (_, _, true) => self.finish(seq, FinishReason::Length, None),
+            _ => return true,
         }
+        false
     }
 
     fn finish(&mut self, seq: SeqId, reason: FinishReason, stop_token: Option<u32>) {

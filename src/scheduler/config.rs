@@ -60,6 +60,8 @@ pub struct NewSequence {
     /// A sibling with the same prompt: this one waits until the leader's prompt is computed, and
     /// then finds it in the prefix cache.
     pub leader: Option<SeqId>,
+    /// Its tokens are drawn under masks.
+    pub constrained: bool,
 }
 
 /// Why a sequence can't be computed, ever.

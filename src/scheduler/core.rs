@@ -106,6 +106,7 @@ impl Scheduler {
             num_computed: 0,
             params: new.params.clone(),
             choice: new.choice,
+            constrained: new.constrained,
         };
         Entry {
             seq,

@@ -1,6 +1,6 @@
 //! One engine step: what to compute, and what came of it.
 
-use super::{BlockId, SeqId, TokenLogprobs};
+use super::{BlockId, Follow, SeqId, TokenLogprobs};
 
 /// The block table of one sequence in one cache group. Entry `i` holds tokens
 /// `[i * block_size, (i + 1) * block_size)`; entries below the window are [`BlockId::NULL`].
@@ -77,4 +77,6 @@ pub struct StepOutput {
     /// Log-probabilities of prompt tokens: (sequence, position of the first token described, one
     /// entry a token).
     pub prompt_logprobs: Vec<(SeqId, usize, Vec<TokenLogprobs>)>,
+    /// What constraints add to the sampled tokens, in batch order.
+    pub follows: Vec<Follow>,
 }

@@ -1,15 +1,18 @@
 //! The vocabulary every layer shares: plain data, no behaviour beyond invariants.
 //!
 //! `ids` names things, `sampling` says what a client asked of the sampler, `batch` is what one
-//! engine step computes, `event` is what a request hears back, `sequence` is all tokens of one choice.
+//! engine step computes, `event` is what a request hears back, `sequence` is all tokens of one choice, `constraint` is what
+//! they must look like.
 
 mod batch;
+mod constraint;
 mod event;
 mod ids;
 mod sampling;
 mod sequence;
 
 pub use batch::{Batch, BatchRow, GroupTable, SampledToken, StepOutput};
+pub use constraint::{Constraint, ConstraintState, Follow, Masks};
 pub use event::{EngineEvent, FinishReason, RequestError, TokenLogprobs, TopLogprob};
 pub use ids::{BlockId, SeqId};
 pub use sampling::SamplingParams;

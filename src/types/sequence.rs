@@ -20,6 +20,8 @@ pub struct Sequence {
     pub params: Arc<SamplingParams>,
     /// Which of the request's continuations this is; part of the key of its random stream.
     pub choice: u32,
+    /// A token is drawn only among those of a mask that comes with the step.
+    pub constrained: bool,
 }
 
 impl Sequence {

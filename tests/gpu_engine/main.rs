@@ -1,6 +1,7 @@
 //! What `gpu-check` does on a card, on the emulated one: the whole engine, one step ahead, says what the CPU says,
 //! whoever else is there; every measurement is made, at a size that takes no time.
 
+mod constrained;
 mod measured;
 
 use std::path::Path;

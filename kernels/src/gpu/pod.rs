@@ -21,6 +21,12 @@ pub fn words<T: Pod>(records: &[T]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(records.as_ptr().cast(), size_of_val(records) / 4) }
 }
 
+/// The bytes of words, as they are uploaded.
+pub fn bytes(words: &[u32]) -> &[u8] {
+    // SAFETY: a word is its bytes, and bytes need no alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
 /// The `index`th record of bytes that came back; `None` past their end.
 pub fn record<T: Pod>(bytes: &[u8], index: usize) -> Option<T> {
     let source = bytes.get(index.checked_mul(size_of::<T>())?..)?.get(..size_of::<T>())?;

@@ -100,6 +100,7 @@ impl Generation {
                 params: params.clone(),
                 num_choices: job.n.max(1),
                 cache_salt: job.cache_salt,
+                constraint: None,
                 arrival: around.arrival,
                 deadline: around.deadline,
             };

@@ -4,6 +4,7 @@
 //! It is generic over the device, so the tests run it on the emulated one.
 
 mod graphs;
+mod results;
 mod sampling;
 mod slots;
 
@@ -19,11 +20,12 @@ use sconce_kernels::gpu::weights::ROW_PAD;
 use sconce_models::model::Model;
 
 use self::graphs::{Graphs, Way};
-use self::sampling::{DeviceSampler, Plan, SamplerSizes};
+use self::results::Plan;
+use self::sampling::{DeviceSampler, SamplerSizes, Tables};
 use self::slots::Slots;
 use super::flat::Flat;
 use super::{Collected, Runner, RunnerError, Sequences};
-use crate::types::{Batch, SeqId};
+use crate::types::{Batch, Masks, SeqId};
 
 /// Bounds that no batch passes; the engine's configuration, as the runner sees it.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,13 @@ struct InFlight {
     download: Download,
 }
 
+/// A batch whose forward pass alone has been issued.
+struct Unsampled {
+    step: u64,
+    seqs: Vec<SeqId>,
+    tables: Tables,
+}
+
 /// Executes batches on a GPU.
 pub struct GpuRunner<D: GpuDevice> {
     backend: GpuBackend<D>,
@@ -73,6 +82,8 @@ pub struct GpuRunner<D: GpuDevice> {
     slots: Slots,
     row_slots: Vec<u32>,
     flat: Flat,
+    /// The batch whose sampling hasn't been issued, and where its tables lie.
+    unsampled: Option<Unsampled>,
     in_flight: VecDeque<InFlight>,
     limits: GpuLimits,
     allocs: Arc<AtomicU64>,
@@ -94,7 +105,8 @@ impl<D: GpuDevice> GpuRunner<D> {
         model.reserve(&mut backend, limits.max_batch_tokens, limits.max_logit_rows)?;
         let stride = vocab.next_multiple_of(ROW_PAD);
         let sampler = DeviceSampler::new(backend.device(), vocab, stride, limits.sampler())?;
-        let (upload, download) = (backend.meta_capacity(), limits.sampler().result_bytes());
+        let upload = backend.meta_capacity().max(sampler.mask_bytes());
+        let download = limits.sampler().result_bytes();
         backend.device().reserve_staging(upload, download)?;
         tune(&mut backend, &mut model, &limits)?;
         let allocs = backend.device().alloc_counter();
@@ -108,6 +120,7 @@ impl<D: GpuDevice> GpuRunner<D> {
             slots: Slots::new(limits.num_slots()),
             row_slots: Vec::new(),
             flat: Flat::default(),
+            unsampled: None,
             in_flight: VecDeque::new(),
             limits,
         })
@@ -187,15 +200,21 @@ impl<D: GpuDevice> GpuRunner<D> {
         }
     }
 
-    fn issue(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<InFlight, KernelError> {
+    fn issue(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<Unsampled, KernelError> {
         self.plan_sampling(batch, sequences)?;
         let tables = self.sampler.write(self.backend.extra_mut());
         self.compute(batch, alive)?;
+        let seqs = batch.rows.iter().map(|row| row.seq).collect();
+        Ok(Unsampled { step: batch.step, seqs, tables })
+    }
+
+    fn issue_sampling(&mut self, batch: Unsampled, masks: &Masks) -> Result<InFlight, KernelError> {
         let (extra, next_token) = (self.backend.extra_at(), self.backend.next_token());
         let logits = self.model.logits_mut();
-        let (plan, download) = self.sampler.launch(self.backend.device(), logits, next_token, (extra, tables))?;
-        let seqs = batch.rows.iter().map(|row| row.seq).collect();
-        Ok(InFlight { step: batch.step, seqs, plan, download })
+        self.sampler.send_masks(self.backend.device(), masks)?;
+        let tables = (extra, batch.tables);
+        let (plan, download) = self.sampler.launch(self.backend.device(), logits, next_token, tables)?;
+        Ok(InFlight { step: batch.step, seqs: batch.seqs, plan, download })
     }
 }
 
@@ -238,7 +257,16 @@ impl<D: GpuDevice> Runner for GpuRunner<D> {
     }
 
     fn launch(&mut self, batch: &Batch, sequences: Sequences<'_>, alive: &dyn Fn()) -> Result<(), RunnerError> {
-        let issued = self.issue(batch, sequences, alive).map_err(|error| failed(&error))?;
+        self.unsampled = None;
+        self.unsampled = Some(self.issue(batch, sequences, alive).map_err(|error| failed(&error))?);
+        Ok(())
+    }
+
+    fn sample(&mut self, masks: &Masks) -> Result<(), RunnerError> {
+        let Some(batch) = self.unsampled.take() else {
+            return Err(RunnerError { message: "nothing was launched".into(), fatal: true });
+        };
+        let issued = self.issue_sampling(batch, masks).map_err(|error| failed(&error))?;
         self.in_flight.push_back(issued);
         Ok(())
     }

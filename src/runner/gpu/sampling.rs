@@ -1,18 +1,18 @@
-//! Sampling on the device: what the kernels must know of a step's rows, their memory, and what came of it.
+//! Sampling on the device: what the kernels must know of a step's rows, and their memory.
 
 use sconce_kernels::error::KernelError;
 use sconce_kernels::gpu::device::{Download, GpuDevice, GpuError};
 use sconce_kernels::gpu::launch::DevicePtr;
 use sconce_kernels::gpu::logprobs::{Logprobs, ScoreRecord, ScoreRow};
-use sconce_kernels::gpu::pod::{record, words};
-use sconce_kernels::gpu::sample_rows::{DRAWN, NOT_FINITE, RING, SamplePlace, SampleResult, SampleTable};
+use sconce_kernels::gpu::pod::{bytes, words};
+use sconce_kernels::gpu::sample_rows::{RING, SamplePlace, SampleResult, SampleTable};
 use sconce_kernels::gpu::sampling::{LIST_CAPACITY, SampleWorkspace, Sampling};
 use sconce_kernels::gpu::token_history::{HistoryRow, TokenHistory};
 use sconce_kernels::gpu::weights::GpuLogits;
-use sconce_kernels::sampling::LogProbs;
 
-use crate::sampler::{self, SampleError};
-use crate::types::{BatchRow, SampledToken, SeqId, Sequence, StepOutput, TokenLogprobs, TopLogprob};
+use super::results::{Drawn, Plan, Scored};
+use crate::sampler;
+use crate::types::{BatchRow, Masks, SeqId, Sequence};
 
 /// What a sampler has room for.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,8 @@ struct Memory {
     results: DevicePtr,
     workspace: DevicePtr,
     score_workspace: DevicePtr,
+    /// What constraints allow, `[rows, stride / 32]`.
+    masks: DevicePtr,
 }
 
 /// Builds the sampling part of steps.
@@ -49,37 +51,12 @@ pub(super) struct DeviceSampler {
     sizes: SamplerSizes,
     table: SampleTable,
     scores: Vec<ScoreRow>,
+    /// Constrained sequences that sample, in the order of their masks.
+    constrained: Vec<SeqId>,
+    mask_words: Vec<u32>,
     histories: Vec<HistoryRow>,
     history_tokens: Vec<u32>,
     plan: Plan,
-}
-
-/// Which tokens a step brings, in the order of the device's results.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// One a row with `samples`: the sequence, and why it wasn't even asked for.
-    pub(super) sampled: Vec<(SeqId, Result<Drawn, String>)>,
-    /// Tokens of prompts.
-    pub(super) prompts: Vec<Scored>,
-}
-
-/// Tokens of a prompt that are scored.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Scored {
-    pub(super) seq: SeqId,
-    /// Position of the first.
-    pub(super) first: usize,
-    /// First of their score rows.
-    pub(super) score: usize,
-    /// How many.
-    pub(super) len: usize,
-}
-
-/// Where a drawn token is found.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Drawn {
-    result: usize,
-    score: Option<usize>,
 }
 
 /// Where the step's tables lie in the metadata, in words from its extra part.
@@ -113,6 +90,7 @@ impl DeviceSampler {
             results: device.alloc(sizes.result_bytes(), "sampled tokens")?,
             workspace: device.alloc(workspace_bytes, "sampling")?,
             score_workspace: device.alloc(score_bytes, "log-probabilities")?,
+            masks: device.alloc(sizes.rows * stride.div_ceil(32) * 4, "masks of constraints")?,
         };
         device.fill(memory.counts, 0, count_bytes)?;
         device.fill(memory.rings, 0, sizes.slots * RING * 4)?;
@@ -125,6 +103,8 @@ impl DeviceSampler {
             sizes,
             table: SampleTable::default(),
             scores: Vec::new(),
+            constrained: Vec::new(),
+            mask_words: Vec::new(),
             histories: Vec::new(),
             history_tokens: Vec::new(),
             plan: Plan::default(),
@@ -135,6 +115,7 @@ impl DeviceSampler {
     pub(super) fn clear(&mut self) {
         self.table.clear();
         self.scores.clear();
+        self.constrained.clear();
         self.histories.clear();
         self.history_tokens.clear();
         self.plan = Plan::default();
@@ -179,8 +160,11 @@ impl DeviceSampler {
             num_output: position.saturating_sub(sequence.num_prompt) as u32,
             count_row: spec.penalties.is_active().then_some(slot),
             raw_row: params.logprobs.map(|_| index as u32),
-            allowed_row: None,
+            allowed_row: sequence.constrained.then_some(self.constrained.len() as u32),
         };
+        if sequence.constrained {
+            self.constrained.push(row.seq);
+        }
         let pushed = self.table.push(&spec, &place, self.vocab);
         let drawn = pushed.map_err(|error: KernelError| error.to_string()).map(|()| {
             let score = params.logprobs.map(|top| {
@@ -260,7 +244,7 @@ impl DeviceSampler {
     ) -> Result<(Plan, Download), GpuError> {
         self.launch_histories(device, (extra, tables))?;
         let at = |words: usize| extra.byte_add(words * 4);
-        let Memory { raw, counts, rings, results, workspace, score_workspace } = self.memory;
+        let Memory { raw, counts, rings, results, workspace, score_workspace, masks } = self.memory;
         let sampling = Sampling {
             logits: logits.at,
             logit_stride: logits.stride,
@@ -271,8 +255,8 @@ impl DeviceSampler {
             counts,
             count_stride: self.stride,
             rings,
-            allowed: DevicePtr::NULL,
-            allowed_stride: 0,
+            allowed: masks,
+            allowed_stride: self.mask_width(),
             next_token,
             results,
             workspace: SampleWorkspace { at: workspace, rows: self.sizes.rows, list_capacity: LIST_CAPACITY },
@@ -305,6 +289,34 @@ impl DeviceSampler {
         Ok((std::mem::take(&mut self.plan), download))
     }
 
+    /// Issues the copy of the step's masks, if there are any: the one upload that comes late. Nothing is allowed to a
+    /// sequence that has no mask any more; nobody reads what it samples.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn send_masks<D: GpuDevice>(&mut self, device: &mut D, masks: &Masks) -> Result<(), GpuError> {
+        if self.constrained.is_empty() {
+            return Ok(());
+        }
+        let width = self.mask_width();
+        self.mask_words.clear();
+        for (index, &seq) in self.constrained.iter().enumerate() {
+            self.mask_words.extend_from_slice(masks.of(seq).unwrap_or_default());
+            self.mask_words.resize((index + 1) * width, 0);
+        }
+        device.upload(self.memory.masks, bytes(&self.mask_words))
+    }
+
+    /// Words of a mask.
+    fn mask_width(&self) -> usize {
+        self.stride.div_ceil(32)
+    }
+
+    /// Bytes of a step's masks at most.
+    pub(super) fn mask_bytes(&self) -> usize {
+        self.sizes.rows * self.mask_width() * 4
+    }
+
     /// Whether the histories of this step must go ahead before another is added: the metadata has room for so many of
     /// the longest.
     pub(super) fn histories_are_full(&self, max_model_len: usize) -> bool {
@@ -320,7 +332,7 @@ const SIDE_BYTES: usize = 80 << 10;
 
 impl SamplerSizes {
     /// Where the [`ScoreRecord`]s of a step's results begin.
-    fn records_offset(&self) -> usize {
+    pub(super) fn records_offset(&self) -> usize {
         (self.rows * size_of::<SampleResult>()).next_multiple_of(16)
     }
 
@@ -334,45 +346,4 @@ impl SamplerSizes {
         // Rows of 92, 20 and 24 bytes; the lists of a row; the tokens of sequences that get a slot.
         self.rows * (128 + SIDE_BYTES) + self.scores * 32 + max_model_len * 4 * MAX_HISTORIES + 256
     }
-}
-
-impl Plan {
-    /// What the step brought, from the bytes that came back.
-    ///
-    /// # Errors
-    /// When they are too few: a bug of the device.
-    pub(super) fn output(&self, step: u64, bytes: &[u8], sizes: SamplerSizes) -> Result<StepOutput, String> {
-        let mut output = StepOutput { step, ..StepOutput::default() };
-        for (seq, drawn) in &self.sampled {
-            let (token, logprobs) = match drawn {
-                Ok(drawn) => token(*drawn, bytes, sizes)?,
-                Err(error) => (Err(error.clone()), None),
-            };
-            output.sampled.push(SampledToken { seq: *seq, token, logprobs });
-        }
-        for scored in &self.prompts {
-            let entries = (scored.score..scored.score + scored.len).map(|index| score(index, bytes, sizes));
-            output.prompt_logprobs.push((scored.seq, scored.first, entries.collect::<Result<_, _>>()?));
-        }
-        Ok(output)
-    }
-}
-
-type Token = (Result<u32, String>, Option<TokenLogprobs>);
-
-fn token(drawn: Drawn, bytes: &[u8], sizes: SamplerSizes) -> Result<Token, String> {
-    let result: SampleResult = record(bytes, drawn.result).ok_or("the device gave no result")?;
-    Ok(match result.status {
-        DRAWN => (Ok(result.token), drawn.score.map(|index| score(index, bytes, sizes)).transpose()?),
-        NOT_FINITE => (Err(SampleError::NotFinite.to_string()), None),
-        _ => (Err(SampleError::NothingLeft.to_string()), None),
-    })
-}
-
-fn score(index: usize, bytes: &[u8], sizes: SamplerSizes) -> Result<TokenLogprobs, String> {
-    let records = bytes.get(sizes.records_offset()..).unwrap_or_default();
-    let found: ScoreRecord = record(records, index).ok_or("the device gave no log-probabilities")?;
-    let LogProbs { logprob, rank, top } = found.log_probs();
-    let top = top.into_iter().map(|(token, logprob)| TopLogprob { token, logprob }).collect();
-    Ok(TokenLogprobs { token: found.token, logprob, rank, top })
 }

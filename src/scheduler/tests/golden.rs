@@ -18,7 +18,7 @@ use std::fmt::Write;
 use super::{full, new_sequence, scheduler, sliding};
 use crate::kv::KvGroupConfig;
 use crate::scheduler::{NewSequence, Scheduler, SchedulerConfig, SeqEvent};
-use crate::types::{Batch, BatchRow, SampledToken, SeqId, StepOutput};
+use crate::types::{Batch, BatchRow, Follow, SampledToken, SeqId, StepOutput};
 
 const STOP_TOKEN: u32 = 9;
 
@@ -33,6 +33,8 @@ struct Trace {
     depth: usize,
     /// Sequences that sample a stop token in the step given.
     stops: Vec<(u64, u64)>,
+    /// Sequences that a constraint makes go on with so many tokens after the step given, and whether they then end.
+    forced: Vec<(u64, u64, usize, bool)>,
     text: String,
 }
 
@@ -43,6 +45,7 @@ impl Trace {
             in_flight: VecDeque::new(),
             depth: config.depth,
             stops: Vec::new(),
+            forced: Vec::new(),
             text: String::new(),
         }
     }
@@ -109,7 +112,11 @@ impl Trace {
         };
         let sampled = batch.rows.iter().filter(|r| r.samples);
         let sampled = sampled.map(|r| SampledToken { seq: r.seq, token: Ok(token(r)), logprobs: None });
-        let output = StepOutput { step: batch.step, sampled: sampled.collect(), prompt_logprobs: Vec::new() };
+        let follow =
+            |&(id, _, count, over): &(u64, u64, usize, bool)| Follow { seq: SeqId(id), forced: vec![7; count], over };
+        let follows = self.forced.iter().filter(|(_, step, ..)| *step == batch.step).map(follow).collect();
+        let sampled = sampled.collect();
+        let output = StepOutput { step: batch.step, sampled, follows, ..StepOutput::default() };
         let events = self.scheduler.commit(&output);
         self.scheduler.check_integrity().expect("integrity after commit");
         events.iter().for_each(|event| *line += &show_event(event));
@@ -170,6 +177,25 @@ fn a_long_prompt_is_computed_in_chunks_beside_decodes_and_short_prompts() {
         step 5: d0 p1[163..200)*  free 8+0 | 0. 1.
         step 6: d0 d1  free 8+0 | 0. 1. 1=length
         step 7: d0  free 9+6 | 0.
+    "#,
+    );
+}
+
+#[test]
+fn tokens_that_must_follow_are_computed_together_and_may_end_a_sequence() {
+    let mut trace = Trace::new(limits(), 16, &[full(1)]);
+    trace.add(0, 0, 10, 8);
+    trace.add(1, 1, 10, 20);
+    trace.add(2, 2, 10, 20);
+    trace.forced = vec![(0, 2, 9, true), (1, 2, 3, false), (1, 4, 0, true), (2, 3, 2, true)];
+    trace.steps(5);
+    trace.expect(
+        r#"
+        step 1: p0[0..10)* p1[0..10)* p2[0..10)*  free 13+0 | 0+0 1+0 2+0 0. 1. 2.
+        step 2: d0 d1 d2  free 13+0 | 0. 0. 0. 0. 0. 0. 0. 0=length 1. 1. 1. 1. 2.
+        step 3: d2 p1[11..15)*  free 14+0 | 2. 2. 2. 2=stop 1.
+        step 4: d1  free 15+0 | 1. 1=stop
+        step 0:  free 16+0 |
     "#,
     );
 }

@@ -35,5 +35,6 @@ fn new_sequence(id: u64, prompt: &[u32], max_tokens: u32) -> NewSequence {
         salt: 0,
         choice: 0,
         leader: None,
+        constrained: false,
     }
 }

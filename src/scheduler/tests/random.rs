@@ -135,6 +135,7 @@ impl Run {
                 salt,
                 choice,
                 leader: (choice > 0).then_some(leader),
+                constrained: false,
             };
             self.next_id += 1;
             self.add_one(new);
