@@ -96,7 +96,7 @@ impl Speaker {
                 Some(EngineEvent::Finished { reason, .. }) => {
                     stream.complete();
                     answer.reason = Some(reason);
-                    decoder.finish()
+                    String::new()
                 }
                 Some(EngineEvent::Error(error)) => return Err(CliError::Failed(error.to_string())),
                 Some(_) => continue,
@@ -117,7 +117,10 @@ impl Speaker {
         let info = self.engine.info();
         let context = info.max_model_len.min(info.kv_capacity_tokens);
         let room = context.saturating_sub(prompt.len());
-        if room == 0 || prompt.is_empty() {
+        if prompt.is_empty() {
+            return Err(CliError::Failed("the prompt has no tokens: the chat template renders nothing".to_owned()));
+        }
+        if room == 0 {
             let (length, limit) = (prompt.len(), context);
             return Err(CliError::Failed(format!(
                 "the prompt has {length} tokens and the context holds {limit} with the answer; shorten it, or raise --max-model-len or --kv-cache-memory"

@@ -42,6 +42,9 @@ pub(super) async fn chat(
 ) -> Result<(), CliError> {
     let history = HubSettings::from_env().model_cache.with_file_name("history.txt");
     let mut editor = DefaultEditor::new().map_err(terminal)?;
+    if let Some(dir) = history.parent() {
+        let _ = std::fs::create_dir_all(dir);
+    }
     // There is none the first time.
     let _ = editor.load_history(&history);
     let opening: Vec<ChatMessage> = system.iter().map(|text| ChatMessage::new("system", text)).collect();
@@ -65,12 +68,10 @@ pub(super) async fn chat(
             Line::Say(text) => {
                 // A line that can't be kept is still answered.
                 let _ = editor.add_history_entry(text);
+                let _ = editor.append_history(&history);
                 turn(speaker, &mut messages, text, interrupts).await?;
             }
         }
-    }
-    if let Some(dir) = history.parent() {
-        let _ = std::fs::create_dir_all(dir).map(|()| editor.save_history(&history));
     }
     Ok(())
 }

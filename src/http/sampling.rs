@@ -120,11 +120,6 @@ pub(super) fn read(map: &Map<String, Value>, limits: &Limits) -> Result<Common, 
         return Err(ApiError::value("prompt_logprobs", message));
     }
     let params = read_params(map, limits)?;
-    if let Some(most) = max_tokens
-        && params.min_tokens > most
-    {
-        return Err(ApiError::value("min_tokens", "Invalid 'min_tokens': it must not exceed max_tokens."));
-    }
     Ok(Common {
         model: fields.text("model").map(str::to_owned),
         params,
@@ -303,19 +298,24 @@ pub(super) fn bad_word_tokens(text: &dyn TextService, words: &[String]) -> Resul
 pub(super) fn fit_context(
     param: &str,
     prompt: usize,
-    asked: Option<u32>,
+    common: &Common,
     default: usize,
     limit: usize,
 ) -> Result<u32, ApiError> {
     let room = limit.saturating_sub(prompt);
-    let wanted = match asked {
+    let wanted = match common.max_tokens {
         Some(n) => n as usize,
         None => default.min(room).max(1),
     };
     if prompt.saturating_add(wanted) > limit {
         return Err(ApiError::context_length(param, limit, prompt, wanted));
     }
-    Ok(u32::try_from(wanted).unwrap_or(u32::MAX))
+    let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+    if common.params.min_tokens > wanted {
+        let message = format!("Invalid 'min_tokens': it must not exceed max_tokens, which is {wanted} here.");
+        return Err(ApiError::value("min_tokens", message));
+    }
+    Ok(wanted)
 }
 
 /// The deadline a client set with `x-request-timeout-ms`.

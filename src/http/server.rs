@@ -48,6 +48,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: watch::Receiv
         app: app.clone(),
         tasks: TaskTracker::new(),
         close: CancellationToken::new(),
+        cut: CancellationToken::new(),
         places: Arc::new(Semaphore::new(app.config.max_connections.max(1))),
     };
     let upkeep = async {
@@ -84,6 +85,8 @@ struct Connections {
     tasks: TaskTracker,
     /// Cancelled when connections must close after the answer they are at.
     close: CancellationToken,
+    /// Cancelled when they must close now.
+    cut: CancellationToken,
     places: Arc<Semaphore>,
 }
 
@@ -95,8 +98,12 @@ impl Connections {
                 Ok((socket, _)) => {
                     let counted = OpenConnection::new(self.app.telemetry.clone());
                     let connection = connection(socket, self.app.clone(), self.close.clone());
+                    let cut = self.cut.clone();
                     self.tasks.spawn(async move {
-                        connection.await;
+                        tokio::select! {
+                            () = connection => {}
+                            () = cut.cancelled() => {}
+                        }
                         drop((counted, place));
                     });
                 }
@@ -124,6 +131,9 @@ impl Connections {
         self.tasks.close();
         if tokio::time::timeout(LAST_BYTES, self.tasks.wait()).await.is_err() {
             tracing::warn!("some clients did not take the end of their answers");
+            // Their requests end as any other: counted and logged.
+            self.cut.cancel();
+            self.tasks.wait().await;
         }
     }
 }

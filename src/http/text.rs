@@ -19,7 +19,8 @@ pub trait Decoder: Send {
     fn bytes_at(&self, token: u32) -> Vec<u8>;
     /// Takes the next token; gives the text that is now complete.
     fn push(&mut self, token: u32) -> String;
-    /// No token follows: gives what was held back.
+    /// No token follows a text that is shown whole: gives what was held back. Of an answer that was cut within a
+    /// character, it is left out instead.
     fn finish(&mut self) -> String;
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A character may be split over tokens: bytes wait until they are whole, so U+FFFD is never sent
 //! for a character that a later token completes. Only bytes that can't belong to any character
-//! become U+FFFD, and those still incomplete when the answer ends. Whatever the split, the pieces
-//! concatenate to what decoding all tokens at once gives.
+//! become U+FFFD. A character that is still incomplete when an answer ends is no part of it: `finish` is for who
+//! shows a given text whole. Whatever the split, the pieces concatenate to what decoding all tokens at once gives.
 
 use super::tokenizer::Tokenizer;
 
@@ -49,7 +49,7 @@ impl IncrementalDecoder {
         self.drain()
     }
 
-    /// No token follows: incomplete bytes become U+FFFD.
+    /// The text has no more tokens: what is incomplete becomes U+FFFD. Of an answer that was cut it is left out instead.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }

@@ -432,6 +432,25 @@ async fn small_endpoints() {
 }
 
 #[tokio::test]
+async fn half_a_character_is_no_part_of_a_cut_answer() {
+    let mut server = Server::start().await;
+    for stream in [false, true] {
+        let mut body = chat(json!({"stream": stream, "logprobs": true, "max_tokens": 3}));
+        body["model"] = json!("org/model");
+        let mut connection = send(server.addr, post(CHAT, &body)).await;
+        let added = server.engine.added().await;
+        // The first two of the three bytes of a euro sign.
+        added.started(0).text(0, "a").token(0, 0xe2).token(0, 0x82).finish(0, FinishReason::Length);
+        let text = match stream {
+            true => connection.until("data: [DONE]").await,
+            false => connection.response().await.body,
+        };
+        assert!(!text.contains('\u{fffd}') && text.contains("\"length\""), "{text}");
+        assert!(text.contains("[226]") && text.contains("[130]"), "its tokens are reported: {text}");
+    }
+}
+
+#[tokio::test]
 async fn counters_of_generation_routes_exist_from_the_start() {
     let server = Server::start().await;
     let exposition = server.telemetry.render();

@@ -149,6 +149,29 @@ async fn wrong_types_name_the_field() {
 }
 
 #[tokio::test]
+async fn fields_of_the_other_endpoint_are_not_dropped_in_silence() {
+    let mut server = Server::start().await;
+    let tool = json!([{"type": "function", "function": {"name": "f"}}]);
+    let chat_only = [
+        ("messages", json!([{"role": "user", "content": "hi"}])),
+        ("tools", tool),
+        ("top_logprobs", json!(3)),
+        ("tool_choice", json!("required")),
+        ("reasoning_effort", json!("low")),
+    ];
+    for (field, value) in chat_only {
+        refused(&server, COMPLETIONS, field, value, field).await;
+    }
+    for (field, value) in [("prompt", json!("x")), ("suffix", json!("x")), ("echo", json!(true))] {
+        refused(&server, CHAT, field, value, field).await;
+    }
+    for (field, value) in [("tools", json!([])), ("top_logprobs", json!(0)), ("add_generation_prompt", json!(false))] {
+        passes(&mut server, COMPLETIONS, field, value).await;
+    }
+    passes(&mut server, CHAT, "suffix", json!("")).await;
+}
+
+#[tokio::test]
 async fn values_out_of_range_name_the_field() {
     let server = Server::start().await;
     let both = [
@@ -173,6 +196,8 @@ async fn values_out_of_range_name_the_field() {
         ("max_completion_tokens", json!(1e15)),
         ("seed", json!(1e30)),
         ("best_of", json!(2)),
+        // With the default number of tokens, or what the context has room for.
+        ("min_tokens", json!(5000)),
         ("priority", json!(1)),
         ("stop", json!(["a", "b", "c", "d", "e"])),
         ("stop", json!("")),

@@ -92,6 +92,26 @@ async fn what_outlives_the_grace_period_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_is_counted_at_the_end_too() {
+    let limits = HttpConfig { drain_timeout: Duration::from_millis(10), ..config() };
+    let mut server = Server::with(limits, info()).await;
+    let mut deaf = send(server.addr, post(CHAT, &hi(true))).await;
+    deaf.head().await;
+    let added = server.engine.added().await;
+    added.started(0);
+    // More than the buffers of two sockets take.
+    for _ in 0..60_000 {
+        added.text(0, "a");
+    }
+    server.shutdown.send(Shutdown::Drain).unwrap();
+    soon("the server returns", server.task).await.unwrap();
+    let text = server.telemetry.render();
+    let outcomes =
+        text.lines().filter(|line| line.starts_with("sconce_request_outcomes_total") && line.ends_with(" 1"));
+    assert_eq!(outcomes.count(), 1, "{text}");
+}
+
+#[tokio::test]
 async fn a_second_signal_is_immediate() {
     let mut server = Server::start().await;
     let mut streamed = send(server.addr, post(CHAT, &hi(true))).await;

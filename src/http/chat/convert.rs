@@ -17,7 +17,7 @@ pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Li
         return Err(ApiError::value("messages", "Invalid 'messages': the rendered conversation is empty."));
     }
     let default = limits.defaults.max_tokens.map_or(usize::MAX, |n| n as usize);
-    let max_tokens = fit_context("messages", ids.len(), common.max_tokens, default, limits.max_model_len)?;
+    let max_tokens = fit_context("messages", ids.len(), common, default, limits.max_model_len)?;
     let params = SamplingParams {
         max_tokens,
         bad_words: bad_word_tokens(text, &common.bad_words)?,

@@ -40,7 +40,7 @@ pub(super) fn convert(request: &CompletionRequest, text: &dyn TextService, limit
         if request.prompts.len() > 1 && queued > limits.max_queued_tokens {
             return Err(ApiError::batch_never_fits(queued, limits.max_queued_tokens));
         }
-        let max_tokens = fit_context("prompt", ids.len(), common.max_tokens, DEFAULT_MAX_TOKENS, limits.max_model_len)?;
+        let max_tokens = fit_context("prompt", ids.len(), common, DEFAULT_MAX_TOKENS, limits.max_model_len)?;
         let mut prompt = Prompt::new(ids, prompt_logprobs.is_some());
         if request.echo {
             prompt = prompt.echoed(original, text);

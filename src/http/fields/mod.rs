@@ -27,7 +27,10 @@ pub(super) fn screen(
     map.retain(|_, v| !v.is_null());
     for (name, value) in map.iter() {
         let Some(field) = lookup(name, endpoint) else {
-            unknown.meet("", name)?;
+            match lookup(name, endpoint.other()) {
+                Some(field) => check_foreign(field, endpoint, value, map)?,
+                None => unknown.meet("", name)?,
+            }
             continue;
         };
         check_kind(field, value)?;
@@ -43,6 +46,24 @@ pub(super) fn screen(
     map.retain(|name, _| lookup(name, endpoint).is_some_and(|f| matches!(f.rule, Rule::Honoured)));
     nested::screen_options(map, unknown)?;
     screen_messages(map, unknown)
+}
+
+/// A field of the other endpoint does nothing here: what would have changed the answer there is refused.
+fn check_foreign(field: &Field, endpoint: Endpoint, value: &Value, map: &Map<String, Value>) -> Result<(), ApiError> {
+    let passes = match field.rule {
+        Rule::Ignored => true,
+        Rule::Neutral(passes) => passes(value, map),
+        Rule::Honoured => match value {
+            Value::Bool(flag) => !flag,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            Value::Null => true,
+        },
+    };
+    let hint = format!(" at this endpoint; it belongs to {}", endpoint.other().route());
+    if passes { Ok(()) } else { Err(ApiError::unsupported(field.name, &hint)) }
 }
 
 fn check_kind(field: &Field, value: &Value) -> Result<(), ApiError> {

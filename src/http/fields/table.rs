@@ -18,6 +18,22 @@ pub(in crate::http) enum Endpoint {
     Completions,
 }
 
+impl Endpoint {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Chat => Self::Completions,
+            Self::Completions => Self::Chat,
+        }
+    }
+
+    pub(super) fn route(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum On {
     Both,

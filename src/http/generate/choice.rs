@@ -155,14 +155,8 @@ impl Choice {
 
     /// The engine ended this choice.
     pub(super) fn finish(&mut self, reason: FinishReason) -> Piece {
-        let rest = self.decoder.finish();
-        self.decoded += rest.chars().count();
-        let outcome = self.matcher.push(&rest);
-        let (mut text, matched) = (outcome.text, outcome.matched.is_some());
-        if !matched {
-            text.push_str(&self.matcher.finish());
-        }
-        self.last(text, if matched { FinishReason::Stop } else { reason })
+        let text = self.matcher.finish();
+        self.last(text, reason)
     }
 
     fn piece(&mut self, text: String) -> Piece {
