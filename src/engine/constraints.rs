@@ -7,13 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use crate::types::{Batch, ConstraintState, Follow, Masks, SeqId, StepOutput};
+use crate::types::{Batch, ConstraintError, ConstraintState, Follow, Masks, SampledToken, SeqId, StepOutput};
 
 /// More workers would only compete with those who compute logits.
 const MAX_WORKERS: usize = 8;
 
 /// A sequence whose constraint failed, and why.
-pub(super) type Fault = (SeqId, String);
+pub(super) type Fault = (SeqId, ConstraintError);
 
 type State = Box<dyn ConstraintState>;
 
@@ -25,7 +25,7 @@ struct Job {
 
 struct Done {
     job: Job,
-    result: Result<(), String>,
+    result: Result<(), ConstraintError>,
 }
 
 /// States by sequence, and the workers.
@@ -105,29 +105,37 @@ impl Constraints {
 
     /// Tells the constraints which tokens were sampled, and `output` what they add. With `jump`, tokens that must follow
     /// are taken at once, but for sequences of which `keeps_all` says that each token must be sampled.
-    pub(super) fn accept(&mut self, output: &mut StepOutput, jump: bool, keeps_all: impl Fn(SeqId) -> bool) {
+    pub(super) fn accept(
+        &mut self,
+        output: &mut StepOutput,
+        jump: bool,
+        keeps_all: impl Fn(SeqId) -> bool,
+    ) -> Vec<Fault> {
+        let mut faults = Vec::new();
         if self.states.is_empty() {
-            return;
+            return faults;
         }
-        for sampled in &mut output.sampled {
-            let (Some(state), Ok(token)) = (self.states.get_mut(&sampled.seq), &sampled.token) else { continue };
-            let jump = jump && !keeps_all(sampled.seq);
+        for SampledToken { seq, token, .. } in &output.sampled {
+            let (Some(state), Ok(token)) = (self.states.get_mut(seq), token) else { continue };
+            let jump = jump && !keeps_all(*seq);
             match guarded(|| follow(state, *token, jump)) {
-                Ok((forced, over)) => output.follows.push(Follow { seq: sampled.seq, forced, over }),
-                Err(error) => sampled.token = Err(error),
+                Ok((forced, over)) => output.follows.push(Follow { seq: *seq, forced, over }),
+                Err(error) => faults.push((*seq, error)),
             }
         }
+        faults
     }
 }
 
-fn follow(state: &mut State, token: u32, jump: bool) -> Result<(Vec<u32>, bool), String> {
+fn follow(state: &mut State, token: u32, jump: bool) -> Result<(Vec<u32>, bool), ConstraintError> {
     state.accept(token)?;
     let forced = if jump && !state.is_over() { state.take_forced()? } else { Vec::new() };
     Ok((forced, state.is_over()))
 }
 
-fn guarded<T>(f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err("the constraint failed unexpectedly".to_owned()))
+fn guarded<T>(f: impl FnOnce() -> Result<T, ConstraintError>) -> Result<T, ConstraintError> {
+    let failed = |_| Err(ConstraintError::Failed("the constraint failed unexpectedly".to_owned()));
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(failed)
 }
 
 fn start_workers() -> (Sender<Job>, Receiver<Done>) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, TryRecvError};
 
-use super::constraints::Constraints;
+use super::constraints::{Constraints, Fault};
 use super::handle::{Command, EngineEnd};
 use super::requests::Requests;
 use super::sampling::sample_batch;
@@ -16,7 +16,7 @@ use crate::runner::{Collected, Runner, RunnerError};
 use crate::sampler::Sampler;
 use crate::scheduler::{Scheduler, SeqEvent};
 use crate::telemetry::{EngineGauges, Telemetry};
-use crate::types::{Batch, EngineEvent, Masks, RequestError};
+use crate::types::{Batch, ConstraintError, EngineEvent, Masks, RequestError};
 
 /// Longest sleep of an idle engine; only a bound, commands wake it at once.
 const IDLE_WAIT: Duration = Duration::from_secs(3600);
@@ -204,13 +204,20 @@ impl<R: Runner> Engine<R> {
     /// The masks that were begun. Who has none for want of an answer fails, with its request.
     fn finish_masks(&mut self, batch: &Batch) -> Masks {
         let (masks, faults) = self.constraints.finish(batch);
-        for (seq, error) in faults {
-            if let Some(id) = self.requests.owner(seq) {
-                self.requests.fail(id, RequestError::Internal(error));
-                self.drop_request(id);
-            }
-        }
+        self.fail_constrained(faults);
         masks
+    }
+
+    fn fail_constrained(&mut self, faults: Vec<Fault>) {
+        for (seq, error) in faults {
+            let Some(id) = self.requests.owner(seq) else { continue };
+            let error = match error {
+                ConstraintError::TooCostly(message) => RequestError::Constraint(message),
+                ConstraintError::Failed(message) => RequestError::Internal(message),
+            };
+            self.requests.fail(id, error);
+            self.drop_request(id);
+        }
     }
 
     fn collect_all(&mut self) {
@@ -234,7 +241,8 @@ impl<R: Runner> Engine<R> {
             Ok(mut output) => {
                 let jump = self.runner.depth() == 0;
                 let scored = |seq| self.scheduler.sequence(seq).is_none_or(|s| s.params.logprobs.is_some());
-                self.constraints.accept(&mut output, jump, scored);
+                let faults = self.constraints.accept(&mut output, jump, scored);
+                self.fail_constrained(faults);
                 self.requests.note_step(&batch, at.elapsed());
                 let events = self.scheduler.commit(&output);
                 self.emit(events);

@@ -279,10 +279,16 @@ impl From<SubmitError> for ApiError {
 
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
-        match error {
+        match &error {
             RequestError::Timeout => Self::Timeout,
             RequestError::EngineDead => Self::Unavailable(Unavailable::EngineDead),
             RequestError::Shutdown => Self::Unavailable(Unavailable::Shutdown),
+            RequestError::Constraint(_) => Self::Invalid {
+                status: StatusCode::BAD_REQUEST,
+                code: Some("invalid_grammar"),
+                param: None,
+                message: format!("Invalid request: {error}."),
+            },
             RequestError::Internal(detail) => {
                 tracing::error!(detail, "a request failed in the engine");
                 Self::Internal

@@ -5,31 +5,42 @@ use std::fmt::Debug;
 
 use super::SeqId;
 
+/// Why a constraint can't be followed further; the request fails, others go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// A step costs more than it may: what the client sent is at fault.
+    #[error("{0}")]
+    TooCostly(String),
+    /// A fault of this program.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// Something that each continuation of a request must satisfy.
 pub trait Constraint: Debug + Send + Sync {
     /// The state of one continuation before its first token.
     fn begin(&self) -> Box<dyn ConstraintState>;
 }
 
-/// Where one sequence stands in its constraint. Errors are one line; they fail the request.
+/// Where one sequence stands in its constraint.
 pub trait ConstraintState: Send {
     /// Sets bit `t % 32` of word `t / 32` for each token `t` that may follow; `mask` comes zeroed, `[vocab / 32, rounded up]`.
     ///
     /// # Errors
     /// When it costs too much to tell.
-    fn allowed(&mut self, mask: &mut [u32]) -> Result<(), String>;
+    fn allowed(&mut self, mask: &mut [u32]) -> Result<(), ConstraintError>;
 
     /// `token` follows.
     ///
     /// # Errors
     /// When it must not.
-    fn accept(&mut self, token: u32) -> Result<(), String>;
+    fn accept(&mut self, token: u32) -> Result<(), ConstraintError>;
 
     /// Takes the tokens that must follow now, as if each had been accepted; empty when there is a choice.
     ///
     /// # Errors
     /// When it costs too much to tell.
-    fn take_forced(&mut self) -> Result<Vec<u32>, String>;
+    fn take_forced(&mut self) -> Result<Vec<u32>, ConstraintError>;
 
     /// The text is complete: nothing but an end may follow.
     fn is_over(&self) -> bool;

@@ -31,6 +31,9 @@ pub enum RequestError {
     /// A fault while computing this request; others go on.
     #[error("internal error while processing this request: {0}")]
     Internal(String),
+    /// What the answer had to look like asks too much: the client's fault.
+    #[error("what the answer must look like can't be followed: {0}")]
+    Constraint(String),
     /// The engine is gone.
     #[error("the engine stopped")]
     EngineDead,

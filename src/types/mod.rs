@@ -12,7 +12,7 @@ mod sampling;
 mod sequence;
 
 pub use batch::{Batch, BatchRow, GroupTable, SampledToken, StepOutput};
-pub use constraint::{Constraint, ConstraintState, Follow, Masks};
+pub use constraint::{Constraint, ConstraintError, ConstraintState, Follow, Masks};
 pub use event::{EngineEvent, FinishReason, RequestError, TokenLogprobs, TopLogprob};
 pub use ids::{BlockId, SeqId};
 pub use sampling::SamplingParams;

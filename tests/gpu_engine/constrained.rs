@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sconce::check::checkpoint::Family;
 use sconce::check::engine::{Subject, config, ids, request};
 use sconce::config::EngineConfig;
-use sconce::types::{Constraint, ConstraintState, FinishReason, SamplingParams};
+use sconce::types::{Constraint, ConstraintError, ConstraintState, FinishReason, SamplingParams};
 use sconce_emulator::emulated_devices;
 
 /// Each token leaves this rest when divided by 7, the next one a rest one higher; complete after `len`.
@@ -22,21 +22,21 @@ impl Constraint for Rests {
 }
 
 impl ConstraintState for Rests {
-    fn allowed(&mut self, mask: &mut [u32]) -> Result<(), String> {
+    fn allowed(&mut self, mask: &mut [u32]) -> Result<(), ConstraintError> {
         let tokens = (0..mask.len() as u32 * 32).filter(|token| token % 7 == self.rest);
         tokens.for_each(|token| mask[token as usize / 32] |= 1 << (token % 32));
         Ok(())
     }
 
-    fn accept(&mut self, token: u32) -> Result<(), String> {
+    fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
         if token % 7 != self.rest {
-            return Err(format!("{token} was not allowed"));
+            return Err(ConstraintError::Failed(format!("{token} was not allowed")));
         }
         (self.rest, self.len) = ((self.rest + 1) % 7, self.len - 1);
         Ok(())
     }
 
-    fn take_forced(&mut self) -> Result<Vec<u32>, String> {
+    fn take_forced(&mut self) -> Result<Vec<u32>, ConstraintError> {
         panic!("one step ahead, every token is sampled");
     }
 

@@ -1,7 +1,7 @@
 //! Constrained sequences: the same text one step ahead or not, forced tokens unsampled, faults kept apart.
 
 use super::*;
-use crate::types::{Constraint, ConstraintState};
+use crate::types::{Constraint, ConstraintError, ConstraintState};
 
 /// Of each eight tokens the last three must be 50, 51, 52, the others must be even; complete after `len` tokens.
 #[derive(Clone, Copy, Debug)]
@@ -53,20 +53,20 @@ impl Constraint for Bars {
 }
 
 impl ConstraintState for BarsState {
-    fn allowed(&mut self, mask: &mut [u32]) -> Result<(), String> {
+    fn allowed(&mut self, mask: &mut [u32]) -> Result<(), ConstraintError> {
         assert_ne!(Some(self.at), self.bars.panics, "scripted panic");
         assert!(mask.iter().all(|&word| word == 0));
         mask.copy_from_slice(&Bars::mask(self.at));
-        if Some(self.at) == self.bars.fails { Err("too dear".to_owned()) } else { Ok(()) }
+        if Some(self.at) == self.bars.fails { Err(ConstraintError::TooCostly("too dear".to_owned())) } else { Ok(()) }
     }
 
-    fn accept(&mut self, token: u32) -> Result<(), String> {
+    fn accept(&mut self, token: u32) -> Result<(), ConstraintError> {
         let allowed = FakeRunner::allowed(token, Some(&Bars::mask(self.at))) == token;
         self.at += 1;
-        if allowed { Ok(()) } else { Err(format!("{token} must not follow")) }
+        if allowed { Ok(()) } else { Err(ConstraintError::Failed(format!("{token} must not follow"))) }
     }
 
-    fn take_forced(&mut self) -> Result<Vec<u32>, String> {
+    fn take_forced(&mut self) -> Result<Vec<u32>, ConstraintError> {
         let forced: Vec<u32> = (self.at..self.bars.len).map_while(Bars::forced).collect();
         self.at += forced.len();
         Ok(forced)
@@ -142,7 +142,7 @@ fn a_fault_of_a_constraint_is_its_requests_alone() {
         let mut panicking = engine.handle.submit(constrained(Bars { panics: Some(4), ..bars(50) }, &[8], 50)).unwrap();
         let mut good = engine.handle.submit(constrained(bars(30), &[9], 50)).unwrap();
         let (tokens, end) = finish(&mut failing);
-        assert_eq!((tokens, end), (bars(50).expected(&[7], 9), Err(RequestError::Internal("too dear".to_owned()))));
+        assert_eq!((tokens, end), (bars(50).expected(&[7], 9), Err(RequestError::Constraint("too dear".to_owned()))));
         let (tokens, end) = finish(&mut panicking);
         assert_eq!(tokens, bars(50).expected(&[8], 4));
         assert!(matches!(end, Err(RequestError::Internal(_))), "{end:?}");
