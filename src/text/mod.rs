@@ -5,7 +5,6 @@
 //!   (with `pretokenizer`) and `spm` encode, `table` holds the bytes of every token
 //! - `decode`: token ids to text, one at a time; `stop`: stop strings over that text
 //! - `message` and `template`: conversations to text
-//! - `grammar`: structured output: which tokens may come next
 //! - `model`: all of it, loaded from a checkpoint, with `generation`'s end tokens and defaults
 
 mod bpe;
@@ -13,7 +12,6 @@ mod decode;
 mod error;
 mod generation;
 mod gguf_vocab;
-pub mod grammar;
 mod message;
 mod model;
 mod pretokenizer;
