@@ -15,7 +15,7 @@ use crate::config::{AttentionChoice, CpuActivations, DeviceChoice, EngineConfig,
 use crate::engine::{EngineRequest, RequestStream};
 use crate::runtime::{Runtime, start, start_on};
 use crate::text::TextOptions;
-use crate::types::{EngineEvent, FinishReason, SamplingParams, TokenLogprobs};
+use crate::types::{Claim, EngineEvent, FinishReason, SamplingParams, TokenLogprobs};
 
 /// One token a byte and some more.
 const TOKENIZER: &str = include_str!("../../tests/fixtures/text/byte_level.json");
@@ -105,6 +105,7 @@ pub fn request(prompt: &[u32], params: &SamplingParams) -> EngineRequest {
         params: Arc::new(params.clone()),
         num_choices: 1,
         cache_salt: 0,
+        claim: Claim::default(),
         constraint: None,
         arrival: Instant::now(),
         deadline: None,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::CliError;
 use crate::engine::{EngineHandle, EngineRequest, RequestStream};
 use crate::text::{ChatMessage, RenderOptions, TextModel};
-use crate::types::{EngineEvent, FinishReason, SamplingParams};
+use crate::types::{Claim, EngineEvent, FinishReason, SamplingParams};
 
 /// Ctrl-C, as a stream of events.
 #[derive(Debug)]
@@ -136,6 +136,7 @@ impl Speaker {
             params: Arc::new(params),
             num_choices: 1,
             cache_salt: 0,
+            claim: Claim::default(),
             constraint: None,
             arrival: Instant::now(),
             deadline: None,

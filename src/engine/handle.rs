@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel;
 use tokio::sync::mpsc;
 
-use crate::types::{Constraint, EngineEvent, SamplingParams};
+use crate::types::{Claim, Constraint, EngineEvent, SamplingParams};
 
 /// A validated request: token ids in, events out.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct EngineRequest {
     pub num_choices: u32,
     /// Separates tenants in the prefix cache; equal salts share.
     pub cache_salt: u64,
+    /// Who it is computed for.
+    pub claim: Claim,
     /// What each continuation must look like.
     pub constraint: Option<Arc<dyn Constraint>>,
     /// When the request reached the server.

@@ -75,6 +75,7 @@ impl Requests {
                     choice,
                     leader: (choice > 0).then_some(leader),
                     constrained: request.constraint.is_some(),
+                    claim: request.claim,
                 }
             })
             .collect();

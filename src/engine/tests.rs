@@ -12,7 +12,7 @@ use super::*;
 use crate::kv::{KvConfig, KvGroupConfig, KvManager};
 use crate::runner::{Collected, FakeRunner, Runner, RunnerError, Sequences};
 use crate::scheduler::{Scheduler, SchedulerConfig};
-use crate::types::{Batch, EngineEvent, FinishReason, RequestError, SamplingParams};
+use crate::types::{Batch, Claim, EngineEvent, FinishReason, RequestError, SamplingParams};
 
 const VOCAB: usize = 97;
 
@@ -68,6 +68,7 @@ fn request(prompt: &[u32], max_tokens: u32) -> EngineRequest {
         params: Arc::new(SamplingParams { temperature: 0.0, max_tokens, ..Default::default() }),
         num_choices: 1,
         cache_salt: 0,
+        claim: Claim::default(),
         constraint: None,
         arrival: Instant::now(),
         deadline: None,

@@ -1,5 +1,7 @@
-//! Waiting sequences enter by arrival. One that doesn't fit may be overtaken, but only so often;
+//! Waiting sequences enter in turn. One that doesn't fit may be overtaken, but only so often;
 //! then nobody enters before it, and the running ones, as they end, make room for it.
+
+use std::ops::Bound;
 
 use super::plan::Plan;
 use super::{Scheduler, SeqEvent};
@@ -11,18 +13,29 @@ const GROWTH_BLOCKS: usize = 3;
 /// Waiting sequences that don't fit are passed over in one step up to this many.
 const MAX_PASSED_OVER: usize = 8;
 
+/// Waiting sequences looked at in one step although their tenant has no right to a seat.
+const MAX_SEATLESS: usize = 256;
+
 impl Scheduler {
     /// Admits waiting sequences while batch, seats and blocks last, and plans their first chunks.
     pub(super) fn admit_waiting(&mut self, plan: &mut Plan, share: usize) {
         let mut passed_over: Vec<SeqId> = Vec::new();
-        let mut next_arrival = 0;
-        while let Some((&arrival, &seq)) = self.waiting.range(next_arrival..).next() {
-            next_arrival = arrival + 1;
-            let no_seat = self.running.len() >= self.config.max_num_seqs;
-            if plan.short_of_blocks || plan.budget == 0 || no_seat || self.must_hold_back(&passed_over) {
+        let mut after = Bound::Unbounded;
+        let mut seatless = 0;
+        while let Some((&turn, &seq)) = self.waiting.range((after, Bound::Unbounded)).next() {
+            after = Bound::Excluded(turn);
+            if plan.short_of_blocks || plan.budget == 0 || self.must_hold_back(&passed_over) {
                 return;
             }
             if !self.is_ready(seq) || !self.has_logits_for(seq, plan) {
+                continue;
+            }
+            if self.running.len() >= self.config.max_num_seqs && !self.make_seat(seq, plan) {
+                // Another tenant's may have a right to one.
+                seatless += 1;
+                if seatless >= MAX_SEATLESS || self.turns.num_active() == 1 {
+                    return;
+                }
                 continue;
             }
             if self.admit(seq) {
@@ -103,8 +116,11 @@ impl Scheduler {
             self.totals.prefix_hits += hit_tokens as u64;
             self.events.push(SeqEvent::Started { seq, cached_tokens: hit_tokens });
         }
-        self.waiting.remove(&entry.arrival);
-        self.running.insert(entry.arrival, seq);
+        let turn = entry.turn;
+        let tenant = entry.claim.tenant;
+        self.waiting.remove(&turn);
+        self.running.insert(turn, seq);
+        self.turns.admitted(tenant, turn);
         true
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::kv::KvUsage;
-use crate::types::{FinishReason, SamplingParams, SeqId, TokenLogprobs};
+use crate::types::{Claim, FinishReason, SamplingParams, SeqId, TokenLogprobs};
 
 /// Limits of the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct NewSequence {
     pub leader: Option<SeqId>,
     /// Its tokens are drawn under masks.
     pub constrained: bool,
+    /// Who it is computed for.
+    pub claim: Claim,
 }
 
 /// Why a sequence can't be computed, ever.

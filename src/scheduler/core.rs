@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::entry::Entry;
+use super::entry::{Entry, most_tokens};
+use super::turn::{Turn, Turns};
 use super::{AddError, NewSequence, SchedulerConfig, SchedulerStats, SeqEvent};
 use crate::kv::KvManager;
 use crate::types::{SeqId, Sequence};
@@ -16,10 +17,11 @@ pub struct Scheduler {
     pub(super) config: SchedulerConfig,
     pub(super) kv: KvManager,
     pub(super) entries: HashMap<SeqId, Entry>,
-    /// Admitted sequences, by arrival.
-    pub(super) running: BTreeMap<u64, SeqId>,
-    /// The others, by arrival.
-    pub(super) waiting: BTreeMap<u64, SeqId>,
+    /// Admitted sequences, in turn.
+    pub(super) running: BTreeMap<Turn, SeqId>,
+    /// The others, in turn.
+    pub(super) waiting: BTreeMap<Turn, SeqId>,
+    pub(super) turns: Turns,
     /// Uncommitted batches, oldest first.
     pub(super) in_flight: VecDeque<InFlight>,
     /// Sequences that are gone or preempted but whose blocks batches in flight still use, with the number of
@@ -29,7 +31,6 @@ pub struct Scheduler {
     pub(super) events: Vec<SeqEvent>,
     /// Totals and the queued prompt tokens; `stats` fills in the rest.
     pub(super) totals: SchedulerStats,
-    num_added: u64,
 }
 
 /// A scheduled batch, as far as its commit needs it.
@@ -62,11 +63,11 @@ impl Scheduler {
             entries: HashMap::new(),
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            turns: Turns::default(),
             in_flight: VecDeque::new(),
             draining: BTreeMap::new(),
             events: Vec::new(),
             totals: SchedulerStats::default(),
-            num_added: 0,
         }
     }
 
@@ -86,19 +87,19 @@ impl Scheduler {
         if self.entries.contains_key(&new.id) || self.draining.contains_key(&new.id) {
             return Err(AddError::Duplicate(new.id));
         }
-        let entry = self.entry(&new);
-        let (needed, capacity) = (entry.most_tokens(limit), self.kv_capacity_tokens());
+        let (needed, capacity) = (most_tokens(&new, limit), self.kv_capacity_tokens());
         if needed > capacity {
             return Err(AddError::NeverFits { needed, capacity });
         }
-        self.num_added += 1;
+        let entry = self.entry(&new);
         self.totals.queued_prompt_tokens += entry.seq.num_prompt;
-        self.waiting.insert(entry.arrival, new.id);
+        self.waiting.insert(entry.turn, new.id);
         self.entries.insert(new.id, entry);
         Ok(())
     }
 
-    fn entry(&self, new: &NewSequence) -> Entry {
+    fn entry(&mut self, new: &NewSequence) -> Entry {
+        let (turn, charged) = self.turns.take(new);
         let seq = Sequence {
             id: new.id,
             tokens: new.prompt.to_vec(),
@@ -110,7 +111,9 @@ impl Scheduler {
         };
         Entry {
             seq,
-            arrival: self.num_added,
+            turn,
+            claim: new.claim,
+            charged,
             salt: new.salt,
             leader: new.leader,
             running: false,
@@ -140,7 +143,12 @@ impl Scheduler {
     /// Takes a sequence out of its queue and gives its blocks back as soon as no batch uses them.
     pub(super) fn remove(&mut self, seq: SeqId) -> bool {
         let Some(entry) = self.entries.remove(&seq) else { return false };
-        self.queue(entry.running).remove(&entry.arrival);
+        self.queue(entry.running).remove(&entry.turn);
+        let used = if entry.started { entry.seq.tokens.len() as u64 } else { 0 };
+        if entry.running {
+            self.turns.stopped(entry.claim.tenant);
+        }
+        self.turns.settle(entry.claim.tenant, entry.charged, used);
         if !entry.started {
             self.totals.queued_prompt_tokens -= entry.seq.num_prompt;
         }
@@ -157,7 +165,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn queue(&mut self, running: bool) -> &mut BTreeMap<u64, SeqId> {
+    pub(super) fn queue(&mut self, running: bool) -> &mut BTreeMap<Turn, SeqId> {
         if running { &mut self.running } else { &mut self.waiting }
     }
 

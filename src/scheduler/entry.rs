@@ -6,14 +6,28 @@
 //!                  ^num_scheduled: committed or in flight; the next row starts here
 //! ```
 
+use super::NewSequence;
+use super::turn::Turn;
 use crate::kv::BlockHash;
-use crate::types::{SeqId, Sequence};
+use crate::types::{Claim, SeqId, Sequence};
+
+/// Most tokens that prompt and output of a sequence can have.
+pub(super) fn most_tokens(new: &NewSequence, max_model_len: usize) -> usize {
+    prompt_and_output(new.prompt.len(), new.params.max_tokens, max_model_len)
+}
+
+fn prompt_and_output(num_prompt: usize, max_tokens: u32, max_model_len: usize) -> usize {
+    num_prompt.saturating_add(max_tokens as usize).min(max_model_len)
+}
 
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) seq: Sequence,
-    /// Counts additions; the order of both queues.
-    pub(super) arrival: u64,
+    /// Its place in both queues.
+    pub(super) turn: Turn,
+    pub(super) claim: Claim,
+    /// Tokens that its tenant was charged for it.
+    pub(super) charged: u64,
     pub(super) salt: u64,
     pub(super) leader: Option<SeqId>,
     pub(super) running: bool,
@@ -39,7 +53,7 @@ pub(super) struct Entry {
 impl Entry {
     /// Most tokens that prompt and output can have.
     pub(super) fn most_tokens(&self, max_model_len: usize) -> usize {
-        self.seq.num_prompt.saturating_add(self.seq.params.max_tokens as usize).min(max_model_len)
+        prompt_and_output(self.seq.num_prompt, self.seq.params.max_tokens, max_model_len)
     }
 
     /// Tokens to compute next; 0 when only a batch in flight can tell.

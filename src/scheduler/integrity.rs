@@ -12,7 +12,7 @@ impl Scheduler {
         let ensure = |holds: bool, seq, what: &str| if holds { Ok(()) } else { Err(format!("{seq}: {what}")) };
         for (&seq, entry) in &self.entries {
             let queue = if entry.running { &self.running } else { &self.waiting };
-            ensure(queue.get(&entry.arrival) == Some(&seq), seq, "not in its queue")?;
+            ensure(queue.get(&entry.turn) == Some(&seq), seq, "not in its queue")?;
             let rows = self.in_flight.iter().flat_map(|b| &b.rows).filter(|r| r.seq == seq);
             ensure(rows.clone().count() == entry.in_flight, seq, "batches in flight miscounted")?;
             ensure(rows.filter(|r| r.samples).count() == entry.pending, seq, "pending tokens miscounted")?;
@@ -32,6 +32,13 @@ impl Scheduler {
         let queued = self.running.len() + self.waiting.len();
         if queued != self.entries.len() {
             return Err(format!("{queued} sequences queued, {} live", self.entries.len()));
+        }
+        for (&id, tenant) in &self.turns.tenants {
+            let own = self.entries.values().filter(|e| e.claim.tenant == id);
+            let counts = (own.clone().count(), own.filter(|e| e.running).count());
+            if counts != (tenant.live, tenant.running) {
+                return Err(format!("tenant {id} has {counts:?} sequences, counted {tenant:?}"));
+            }
         }
         for (&seq, &count) in &self.draining {
             let rows = self.in_flight.iter().flat_map(|b| &b.rows).filter(|r| r.seq == seq).count();

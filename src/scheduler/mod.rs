@@ -4,6 +4,7 @@
 //! # Layout
 //! - `config`: limits; what `add` takes and refuses; what comes out
 //! - `entry`: one sequence with its scheduling state; every count in one place
+//! - `turn`: whose turn it is: priorities, and fairness among tenants
 //! - `plan`: `schedule`: the running sequences' share of a batch, in visible lines
 //! - `admit`: waiting sequences: prefix hits, bypass and ageing, siblings
 //! - `preempt`: who gives way when blocks run out
@@ -20,6 +21,7 @@ mod plan;
 mod preempt;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use self::config::{AddError, NewSequence, SchedulerConfig, SchedulerStats, SeqEvent};
 pub use self::core::Scheduler;

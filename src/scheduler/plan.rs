@@ -44,7 +44,7 @@ impl Plan {
 }
 
 impl Scheduler {
-    /// The next batch: decodes first, then prefills under way, then waiting sequences, by arrival.
+    /// The next batch: decodes first, then prefills under way, then waiting sequences, in turn.
     ///
     /// Empty (step 0, nothing to commit) when there is nothing to compute now: no work at all, work
     /// that only a batch in flight can enable, or `depth + 1` uncommitted batches.

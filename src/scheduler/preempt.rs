@@ -1,4 +1,4 @@
-//! Who gives way when blocks run out. A preempted sequence waits at its place by arrival and is
+//! Who gives way when blocks or seats run out. A preempted sequence waits at its place and is
 //! computed again, mostly from the prefix cache; its client only notices the pause.
 //!
 //! Progress is guaranteed: the oldest running sequence is never preempted for another, everyone else
@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 
+use super::entry::Entry;
 use super::plan::Plan;
 use super::{Scheduler, SeqEvent};
 use crate::types::SeqId;
@@ -35,8 +36,8 @@ impl Scheduler {
         let candidates = younger
             .filter_map(|(_, seq)| self.entries.get(seq))
             .filter(|e| !e.is_reserved(self.config.max_preemptions));
-        let cost = |e: &&super::entry::Entry| self.kv.exclusive_tokens(e.seq.id, e.num_scheduled);
-        candidates.min_by_key(|e| (cost(e), Reverse(e.arrival))).map(|e| e.seq.id)
+        let cost = |e: &&Entry| self.kv.exclusive_tokens(e.seq.id, e.num_scheduled);
+        candidates.min_by_key(|e| (cost(e), Reverse(e.turn))).map(|e| e.seq.id)
     }
 
     /// Nothing could be planned and nothing is in flight although sequences run: those that all was
@@ -58,6 +59,21 @@ impl Scheduler {
         true
     }
 
+    /// Frees a seat for a waiting sequence whose tenant has fewer than its share: the last in turn of the tenant that is
+    /// furthest above its own gives way. False when nobody is.
+    pub(super) fn make_seat(&mut self, seq: SeqId, plan: &mut Plan) -> bool {
+        let seats = self.config.max_num_seqs;
+        let surplus = |e: &Entry| self.turns.surplus(e.claim.tenant, seats);
+        if self.entries.get(&seq).is_none_or(|e| surplus(e) >= 0) {
+            return false;
+        }
+        let others = self.running.iter().skip(1).filter_map(|(_, other)| self.entries.get(other));
+        let victims = others.filter(|e| !e.is_reserved(self.config.max_preemptions) && surplus(e) > 0);
+        let Some(victim) = victims.max_by_key(|e| (surplus(e), e.turn)).map(|e| e.seq.id) else { return false };
+        self.preempt(victim, plan);
+        true
+    }
+
     fn preempt(&mut self, seq: SeqId, plan: &mut Plan) {
         plan.remove(seq);
         self.release_to_queue(seq);
@@ -72,9 +88,11 @@ impl Scheduler {
         entry.num_scheduled = 0;
         entry.seq.num_computed = 0;
         entry.num_preemptions += 1;
-        let (arrival, in_flight) = (entry.arrival, entry.in_flight);
-        self.running.remove(&arrival);
-        self.waiting.insert(arrival, seq);
+        let (turn, in_flight) = (entry.turn, entry.in_flight);
+        let tenant = entry.claim.tenant;
+        self.running.remove(&turn);
+        self.waiting.insert(turn, seq);
+        self.turns.stopped(tenant);
         self.release(seq, in_flight);
         self.events.push(SeqEvent::Preempted { seq });
     }

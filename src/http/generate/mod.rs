@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::error::{ApiError, Unavailable};
 use super::text::TextService;
 use crate::engine::{EngineHandle, EngineRequest, RequestStream};
-use crate::types::{EngineEvent, FinishReason, SamplingParams};
+use crate::types::{Claim, EngineEvent, FinishReason, SamplingParams};
 use choice::Choice;
 
 /// A request ready for the engine: everything is tokenised and checked.
@@ -100,6 +100,7 @@ impl Generation {
                 params: params.clone(),
                 num_choices: job.n.max(1),
                 cache_salt: job.cache_salt,
+                claim: Claim::default(),
                 constraint: None,
                 arrival: around.arrival,
                 deadline: around.deadline,

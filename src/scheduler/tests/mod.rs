@@ -1,6 +1,7 @@
 //! Tests of the scheduler with its KV manager: `golden` shows the main behaviours as traces,
 //! `random` throws everything at it and lets `shadow`, a cache that remembers who wrote what, judge.
 
+mod fair;
 mod golden;
 mod overload;
 mod random;
@@ -12,7 +13,7 @@ use sconce_kernels::kv::CacheKind;
 
 use super::{NewSequence, Scheduler, SchedulerConfig};
 use crate::kv::{KvConfig, KvGroupConfig, KvManager};
-use crate::types::{SamplingParams, SeqId};
+use crate::types::{Claim, SamplingParams, SeqId};
 
 fn full(blocks_per_superpage: usize) -> KvGroupConfig {
     KvGroupConfig { kind: CacheKind::Full, blocks_per_superpage }
@@ -36,5 +37,6 @@ fn new_sequence(id: u64, prompt: &[u32], max_tokens: u32) -> NewSequence {
         choice: 0,
         leader: None,
         constrained: false,
+        claim: Claim::default(),
     }
 }

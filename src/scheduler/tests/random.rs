@@ -9,7 +9,7 @@ use super::shadow::{Shadow, mix, next_token};
 use super::{full, sliding};
 use crate::kv::{KvConfig, KvManager};
 use crate::scheduler::{AddError, NewSequence, Scheduler, SchedulerConfig, SeqEvent};
-use crate::types::{Batch, BatchRow, FinishReason, SamplingParams, SeqId};
+use crate::types::{Batch, BatchRow, Claim, FinishReason, SamplingParams, SeqId};
 
 const VOCAB: u32 = 24;
 const STOP_TOKEN: u32 = 5;
@@ -127,6 +127,9 @@ impl Run {
         let salt = random.within(0, 1) as u64;
         let choices = if random.percent(20) { random.within(2, 3) } else { 1 };
         let leader = SeqId(self.next_id);
+        let tenant = random.within(0, 2) as u64;
+        let priority = if random.percent(10) { -1 } else { 0 };
+        let claim = Claim { tenant, weight: 1 + tenant as u32, priority };
         for choice in 0..choices as u32 {
             let new = NewSequence {
                 id: SeqId(self.next_id),
@@ -136,6 +139,7 @@ impl Run {
                 choice,
                 leader: (choice > 0).then_some(leader),
                 constrained: false,
+                claim,
             };
             self.next_id += 1;
             self.add_one(new);
@@ -178,12 +182,14 @@ impl Run {
             self.forget(seq);
             self.check();
         }
-        let oldest = self.scheduler.running.first_key_value().map(|(&arrival, _)| arrival);
+        let oldest = self.scheduler.running.first_key_value().map(|(&turn, _)| turn);
         let stalls = self.scheduler.stats().stalls;
         let batch = self.scheduler.schedule();
         self.check();
         if let Some(oldest) = oldest.filter(|_| self.scheduler.stats().stalls == stalls) {
-            assert!(self.scheduler.running.contains_key(&oldest), "the oldest running sequence was preempted");
+            // Unless somebody came whose turn is before its own.
+            let first = self.scheduler.running.first_key_value().map(|(&turn, _)| turn);
+            assert!(first.is_some_and(|first| first <= oldest), "the oldest running sequence was preempted");
         }
         // With depth 1 one batch stays uncommitted, most of the time.
         let behind = if batch.is_empty() || self.random.percent(15) { 0 } else { self.depth };
