@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 
 use super::NewSequence;
-use crate::types::Claim;
 
 /// A tenant of weight 1 is this much virtual time older for each token.
 const PER_TOKEN: u64 = 1 << 10;

@@ -31,6 +31,12 @@ impl World {
         id
     }
 
+    fn add_many(&mut self, count: usize, claim: Claim, prompt: usize, output: u32) {
+        for _ in 0..count {
+            self.add(claim, prompt, output);
+        }
+    }
+
     fn step(&mut self) {
         let batch = self.scheduler.schedule();
         self.scheduler.check_integrity().expect("integrity");
@@ -65,8 +71,8 @@ fn tenant(tenant: u64) -> Claim {
 #[test]
 fn a_long_queue_waits_behind_itself() {
     let mut world = World::new(1);
-    (0..4).for_each(|_| drop(world.add(tenant(1), 10, 4)));
-    (0..2).for_each(|_| drop(world.add(tenant(2), 10, 4)));
+    world.add_many(4, tenant(1), 10, 4);
+    world.add_many(2, tenant(2), 10, 4);
     world.add(tenant(3), 10, 4);
     assert_eq!(world.run(), [0, 4, 6, 1, 5, 2, 3]);
     assert!(world.preempted.is_empty());
@@ -88,8 +94,8 @@ fn one_tenant_is_served_by_arrival_and_priorities_go_first() {
 fn seats_are_shared_by_weight() {
     let mut world = World::new(8);
     let heavy = Claim { weight: 3, ..tenant(1) };
-    (0..200).for_each(|_| drop(world.add(heavy, 20, 30)));
-    (0..200).for_each(|_| drop(world.add(tenant(2), 20, 30)));
+    world.add_many(200, heavy, 20, 30);
+    world.add_many(200, tenant(2), 20, 30);
     (0..400).for_each(|_| world.step());
     let (first, second) = world.tokens.split_at(200);
     let share = first.iter().sum::<u64>() as f64 / second.iter().sum::<u64>() as f64;
