@@ -5,8 +5,10 @@
 //!   (with `pretokenizer`) and `spm` encode, `table` holds the bytes of every token
 //! - `decode`: token ids to text, one at a time; `stop`: stop strings over that text
 //! - `message` and `template`: conversations to text
+//! - `answer`: from a model's tokens to thoughts, text and tool calls
 //! - `model`: all of it, loaded from a checkpoint, with `generation`'s end tokens and defaults
 
+pub mod answer;
 mod bpe;
 mod decode;
 mod error;

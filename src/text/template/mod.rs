@@ -114,23 +114,34 @@ impl ChatTemplate {
         cut_at_mark(self.render_filled(list, options)?)
     }
 
-    /// Renders with absent content undefined, as templates that know tools expect; one that fails on
-    /// it (it joins every content with `+`) gets the empty text instead.
+    /// Renders with absent content undefined and arguments of calls as objects, as most templates that
+    /// know tools expect. One that fails on it gets, in turn, null or the empty text for the content
+    /// (some join every content with `+`), and the arguments as JSON text (DeepSeek's).
     fn render_filled(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {
-        let silent = |m: &Json| m.get("content").is_none();
         let nothing: Json =
             if self.typed { serde_json::json!([{"type": "text", "text": ""}]) } else { Json::String(String::new()) };
-        let filled = messages.iter().any(silent).then(|| {
-            let mut filled = messages.clone();
-            filled.iter_mut().filter(|m| silent(m)).for_each(|m| m["content"] = nothing.clone());
-            filled
-        });
-        let rendered = self.render_values(messages, options);
-        match (rendered, filled) {
-            // The first error is about what the client sent.
-            (Err(first), Some(filled)) => self.render_values(filled, options).map_err(|_| first),
-            (rendered, _) => rendered,
+        let is_silent = |m: &Json| m.get("content").is_none();
+        let calls = messages.iter().any(|m| m.get("tool_calls").is_some_and(Json::is_array));
+        let silent = messages.iter().any(is_silent);
+        let mut first = None;
+        for as_text in [false, true].into_iter().filter(|as_text| calls || !as_text) {
+            for content in [None, Some(&Json::Null), Some(&nothing)].into_iter().filter(|c| silent || c.is_none()) {
+                let mut list = messages.clone();
+                for message in &mut list {
+                    if let (Some(content), true) = (content, is_silent(message)) {
+                        message["content"] = content.clone();
+                    }
+                    let calls = message.get_mut("tool_calls").filter(|_| as_text).and_then(Json::as_array_mut);
+                    calls.into_iter().flatten().for_each(arguments_as_text);
+                }
+                match self.render_values(list, options) {
+                    Ok(text) => return Ok(text),
+                    // The first error is about what the client sent.
+                    Err(error) => first = first.or(Some(error)),
+                }
+            }
         }
+        Err(first.unwrap_or_else(|| TextError::Template("there is nothing to render".into())))
     }
 
     fn render_values(&self, messages: Vec<Json>, options: &RenderOptions) -> Result<String, TextError> {
@@ -186,6 +197,13 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     env.set_formatter(python::format_value);
     functions::register(&mut env);
     Ok(env)
+}
+
+/// The arguments of a call as its JSON text.
+fn arguments_as_text(call: &mut Json) {
+    if let Some(arguments) = call.pointer_mut("/function/arguments").filter(|a| a.is_object()) {
+        *arguments = Json::String(arguments.to_string());
+    }
 }
 
 /// A message, its content parts and its tool calls.

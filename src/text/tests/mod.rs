@@ -243,8 +243,9 @@ fn assert_chats(fixtures: &Value) {
                     got == want && model.encode_chat(&messages, &options).unwrap() == ids(&case["ids"])
                 }
                 (Err(_), None) => true,
-                // Where a template fails on a message without content, we put the empty text.
-                (Ok(_), None) => messages.iter().any(|message| message.content.is_none()),
+                // Where a template fails on a message without content, we put the empty text, and where it
+                // fails on arguments that are objects, their JSON text.
+                (Ok(_), None) => messages.iter().any(|m| m.content.is_none() || m.tool_calls.is_some()),
                 (Err(_), Some(_)) => false,
             };
             if !same {
