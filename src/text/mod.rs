@@ -6,6 +6,7 @@
 //! - `decode`: token ids to text, one at a time; `stop`: stop strings over that text
 //! - `message` and `template`: conversations to text
 //! - `answer`: from a model's tokens to thoughts, text and tool calls
+//! - `grammar`: structured output: which tokens may come next
 //! - `model`: all of it, loaded from a checkpoint, with `generation`'s end tokens and defaults
 
 pub mod answer;
@@ -14,6 +15,7 @@ mod decode;
 mod error;
 mod generation;
 mod gguf_vocab;
+mod grammar;
 mod message;
 mod model;
 mod pretokenizer;
@@ -28,6 +30,7 @@ pub use decode::IncrementalDecoder;
 pub use error::TextError;
 pub use generation::SamplingDefaults;
 pub use gguf_vocab::GgufVocab;
+pub use grammar::{CompiledGrammar, GrammarCompiler, GrammarError, GrammarLimits, GrammarSpec, Matcher};
 pub use message::{ChatMessage, MessageContent};
 pub use model::{TextModel, TextOptions};
 pub use stop::{StopMatcher, StopOutcome};
