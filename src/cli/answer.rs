@@ -185,7 +185,7 @@ mod tests {
         });
         let tokenizer = Tokenizer::from_json(json.to_string().as_bytes(), "t", None, Some("</s>")).unwrap();
         let sampling_defaults = SamplingDefaults { top_k: Some(3), ..SamplingDefaults::default() };
-        Arc::new(TextModel { tokenizer, chat_template: None, eos_token_ids: vec![END], sampling_defaults })
+        Arc::new(TextModel::new(tokenizer, None, vec![END], sampling_defaults))
     }
 
     fn speaker(max_model_len: usize) -> (Speaker, EngineEnd) {

@@ -5,7 +5,8 @@
 //!   and what surrounds every request; `app`, `lifecycle`, `config`: what handlers share
 //! - `chat`, `completions`: one folder an endpoint: wire `types`, `validate`, `convert`, `format`
 //! - `generate`: what both do alike, from body to pieces of the answer; `sse`: those as a stream
-//! - `fields`: the one table of request fields; `sampling`, `json`, `body`: reading them
+//! - `fields`: the one table of request fields; `sampling`, `json`, `body`: reading them;
+//!   `structured`: what an answer's text must be
 //! - `models`, `tokenize`, `probes`: the small endpoints; `auth`, `error`, `text`, `usage`: parts
 //!
 //! A generation request: `routes` admits it, `body` reads it, `fields` screens it, the endpoint's
@@ -30,6 +31,7 @@ mod routes;
 mod sampling;
 mod server;
 mod sse;
+mod structured;
 mod text;
 mod tokenize;
 mod usage;

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
 use super::json::{integer, shown, token_id, type_name};
+use super::structured::{Wanted, read_structured};
 use super::text::{TextService, text_error};
 use crate::text::SamplingDefaults;
 use crate::types::SamplingParams;
@@ -67,6 +68,8 @@ pub(super) struct Common {
     pub(super) skip_special: bool,
     pub(super) add_special: bool,
     pub(super) cache_salt: u64,
+    /// What the text of the answer must be.
+    pub(super) wanted: Option<Wanted>,
     pub(super) streaming: Option<Streaming>,
 }
 
@@ -132,6 +135,7 @@ pub(super) fn read(map: &Map<String, Value>, limits: &Limits) -> Result<Common, 
         skip_special: fields.flag("skip_special_tokens").unwrap_or(true),
         add_special: fields.flag("add_special_tokens").unwrap_or(true),
         cache_salt: fields.text("cache_salt").map_or(0, salt),
+        wanted: read_structured(map)?,
         streaming,
     })
 }

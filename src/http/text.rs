@@ -11,7 +11,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::error::ApiError;
-use crate::text::{ChatMessage, IncrementalDecoder, RenderOptions, SamplingDefaults, TextError, TextModel};
+use crate::text::{
+    ChatMessage, GrammarError, GrammarSpec, IncrementalDecoder, RenderOptions, SamplingDefaults, TextError, TextModel,
+};
+use crate::types::Constraint;
 
 /// Turns token ids into text one at a time.
 pub trait Decoder: Send {
@@ -50,6 +53,11 @@ pub trait TextService: Send + Sync {
     fn token_bytes(&self, token: u32) -> Vec<u8>;
     /// The model's end-of-turn tokens.
     fn eos_token_ids(&self) -> &[u32];
+    /// A constraint that an answer's text must satisfy.
+    ///
+    /// # Errors
+    /// [`GrammarError`] when there is none, or none that can be enforced.
+    fn constrain(&self, spec: &GrammarSpec) -> Result<Arc<dyn Constraint>, GrammarError>;
     /// The model's recommendations.
     fn defaults(&self) -> SamplingDefaults;
 }
@@ -84,6 +92,10 @@ impl TextService for TextModel {
 
     fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    fn constrain(&self, spec: &GrammarSpec) -> Result<Arc<dyn Constraint>, GrammarError> {
+        Ok(Arc::new(self.grammars.compile(spec)?))
     }
 
     fn defaults(&self) -> SamplingDefaults {

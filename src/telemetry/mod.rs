@@ -171,6 +171,7 @@ pub struct Telemetry {
     rejected: Counters,
     disconnects: Counters,
     unknown_fields: Counters,
+    grammar_compile: Histogram,
     ttft: Histogram,
     inter_token: Histogram,
     per_output_token: Histogram,
@@ -211,6 +212,7 @@ impl Telemetry {
             rejected: r.counters(&table::REJECTED),
             disconnects: r.counters(&table::DISCONNECTS),
             unknown_fields: r.counters(&table::UNKNOWN_FIELDS),
+            grammar_compile: r.histogram(&table::GRAMMAR_COMPILE),
             ttft: r.histogram(&table::TIME_TO_FIRST_TOKEN),
             inter_token: r.histogram(&table::INTER_TOKEN),
             per_output_token: r.histogram(&table::PER_OUTPUT_TOKEN),
@@ -271,6 +273,11 @@ impl Telemetry {
     /// A phase of the start-up took `time`. `phase` is one of a handful of fixed words.
     pub fn startup_phase(&self, phase: &'static str, time: Duration) {
         self.registry.set_labelled(&table::STARTUP, &[("phase", phase.to_owned())], time.as_secs_f64());
+    }
+
+    /// What a request's answer must look like was compiled, or found compiled.
+    pub fn grammar_compiled(&self, time: Duration) {
+        self.grammar_compile.record(time);
     }
 
     /// `n` sequences were preempted.

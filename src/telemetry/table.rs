@@ -43,6 +43,8 @@ const TTFT: Kind = Kind::Histogram(&[
 const PER_TOKEN: Kind = Kind::Histogram(&[
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 ]);
+const GRAMMAR: Kind =
+    Kind::Histogram(&[0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]);
 const REQUEST: Kind = Kind::Histogram(&[
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
     1920.0, 7680.0,
@@ -180,6 +182,11 @@ pub(super) const REJECTED: Metric = labelled(
 );
 pub(super) const DISCONNECTS: Metric =
     row("sconce_client_disconnects_total", Kind::Counter, "Clients that went away before their answer was complete");
+pub(super) const GRAMMAR_COMPILE: Metric = row(
+    "sconce_grammar_compile_seconds",
+    GRAMMAR,
+    "Time until what an answer must look like is compiled, or found in the cache",
+);
 pub(super) const UNKNOWN_FIELDS: Metric =
     row("sconce_unknown_request_fields_total", Kind::Counter, "Request fields that nobody knows and that were ignored");
 pub(super) const OPEN_CONNECTIONS: Metric = row("sconce_open_connections", Kind::Gauge, "Open client connections");
@@ -217,6 +224,7 @@ pub(super) const ALL: &[Metric] = &[
     OUTCOMES,
     REJECTED,
     DISCONNECTS,
+    GRAMMAR_COMPILE,
     UNKNOWN_FIELDS,
     OPEN_CONNECTIONS,
     HTTP_REQUESTS,

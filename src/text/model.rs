@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::error::TextError;
 use super::generation::{SamplingDefaults, eos_ids, well_known_end_tokens};
 use super::gguf_vocab::GgufVocab;
+use super::grammar::{GrammarCompiler, GrammarLimits};
 use super::message::ChatMessage;
 use super::template::{ChatTemplate, RenderOptions};
 use super::tokenizer::Tokenizer;
@@ -48,6 +49,8 @@ pub struct TextModel {
     pub eos_token_ids: Vec<u32>,
     /// What a request that doesn't say is sampled with.
     pub sampling_defaults: SamplingDefaults,
+    /// Makes constraints of what clients want an answer's text to be.
+    pub grammars: GrammarCompiler,
 }
 
 impl TextModel {
@@ -102,7 +105,7 @@ impl TextModel {
             }
         };
         let chat_template = source.map(|source| ChatTemplate::new(&source, tokens, &name)).transpose()?;
-        Ok(Self::assemble(tokenizer, chat_template, eos_token_ids, sampling_defaults))
+        Ok(Self::new(tokenizer, chat_template, eos_token_ids, sampling_defaults))
     }
 
     /// From the metadata of a GGUF file: its vocabulary, its template and what it says of sampling.
@@ -135,10 +138,11 @@ impl TextModel {
             }
         };
         let chat_template = source.map(|source| ChatTemplate::new(&source, tokens, &name)).transpose()?;
-        Ok(Self::assemble(tokenizer, chat_template, eos_token_ids, sampling_defaults))
+        Ok(Self::new(tokenizer, chat_template, eos_token_ids, sampling_defaults))
     }
 
-    fn assemble(
+    /// Of its parts.
+    pub fn new(
         tokenizer: Tokenizer,
         chat_template: Option<ChatTemplate>,
         mut eos_token_ids: Vec<u32>,
@@ -146,7 +150,8 @@ impl TextModel {
     ) -> Self {
         let mut seen = std::collections::HashSet::new();
         eos_token_ids.retain(|id| seen.insert(*id));
-        Self { tokenizer, chat_template, eos_token_ids, sampling_defaults }
+        let grammars = GrammarCompiler::new(tokenizer.clone(), &eos_token_ids, GrammarLimits::default());
+        Self { tokenizer, chat_template, eos_token_ids, sampling_defaults, grammars }
     }
 
     /// The text of a conversation.

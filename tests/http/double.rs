@@ -7,8 +7,10 @@ use std::time::Duration;
 use sconce::engine::{Command, EngineEnd, EngineInfo, EngineRequest, engine_channel};
 use sconce::http::{App, Decoder, HttpConfig, Shutdown, TextService, serve};
 use sconce::telemetry::{Telemetry, TelemetryConfig};
-use sconce::text::{ChatMessage, MessageContent, RenderOptions, SamplingDefaults, TextError};
-use sconce::types::{EngineEvent, FinishReason, TokenLogprobs, TopLogprob};
+use sconce::text::{
+    ChatMessage, GrammarError, GrammarSpec, MessageContent, RenderOptions, SamplingDefaults, TextError,
+};
+use sconce::types::{Constraint, ConstraintState, EngineEvent, FinishReason, TokenLogprobs, TopLogprob};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -78,8 +80,28 @@ impl TextService for ByteText {
         &[EOS]
     }
 
+    /// Refuses the grammar `refuse`; any other is only kept.
+    fn constrain(&self, spec: &GrammarSpec) -> Result<Arc<dyn Constraint>, GrammarError> {
+        match spec {
+            GrammarSpec::Grammar(text) if text == "refuse" => {
+                Err(GrammarError::Syntax { line: Some(1), message: "line 1 of the grammar: refused".into() })
+            }
+            _ => Ok(Arc::new(Wanted(spec.clone()))),
+        }
+    }
+
     fn defaults(&self) -> SamplingDefaults {
         SamplingDefaults { top_k: Some(40), ..SamplingDefaults::default() }
+    }
+}
+
+/// A specification on its way to the engine; shown by `{:?}`.
+#[derive(Debug)]
+struct Wanted(#[expect(dead_code, reason = "shown")] GrammarSpec);
+
+impl Constraint for Wanted {
+    fn begin(&self) -> Box<dyn ConstraintState> {
+        unreachable!("the engine is a double")
     }
 }
 

@@ -254,8 +254,6 @@ async fn what_cannot_be_honoured_is_refused_and_neutral_values_pass() {
         ("tool_choice", json!("required")),
         ("tool_choice", json!({"type": "function", "function": {"name": "f"}})),
         ("function_call", json!({"name": "f"})),
-        ("response_format", json!({"type": "json_object"})),
-        ("response_format", json!({"type": "json_schema"})),
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({"voice": "x"})),
         ("moderation", json!({"model": "m"})),
@@ -267,11 +265,6 @@ async fn what_cannot_be_honoured_is_refused_and_neutral_values_pass() {
         refused(&server, CHAT, field, value, field).await;
     }
     let refusals = [
-        ("guided_json", json!({})),
-        ("guided_regex", json!("a")),
-        ("structured_outputs", json!({"regex": "a"})),
-        ("regex", json!("a")),
-        ("grammar", json!("root ::= x")),
         ("use_beam_search", json!(true)),
         ("truncate_prompt_tokens", json!(5)),
         ("length_penalty", json!(2)),

@@ -8,3 +8,4 @@ mod errors;
 mod fields;
 mod limits;
 mod shutdown;
+mod structured;

@@ -32,5 +32,6 @@ pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Li
         skip_special: common.skip_special,
         continuation: request.options.continue_final_message,
         cache_salt: common.cache_salt,
+        constraint: common.wanted.as_ref().map(|wanted| wanted.compile(text)).transpose()?,
     })
 }

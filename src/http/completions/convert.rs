@@ -54,5 +54,6 @@ pub(super) fn convert(request: &CompletionRequest, text: &dyn TextService, limit
         skip_special: common.skip_special,
         continuation: true,
         cache_salt: common.cache_salt,
+        constraint: common.wanted.as_ref().map(|wanted| wanted.compile(text)).transpose()?,
     })
 }

@@ -22,17 +22,41 @@ const MESSAGE: &[&str] = &[
     "reasoning_content",
     "cache_control",
 ];
+const RESPONSE_FORMAT: &[&str] = &["type", "json_schema", "schema", "value"];
+const JSON_SCHEMA: &[&str] = &["name", "description", "schema", "strict"];
+const STRUCTURED_OUTPUTS: &[&str] = &[
+    "json",
+    "regex",
+    "choice",
+    "grammar",
+    "json_object",
+    "disable_fallback",
+    "disable_any_whitespace",
+    "disable_additional_properties",
+    "whitespace_pattern",
+    "structural_tag",
+];
 const PART: &[&str] = &["type", "text", "refusal", "annotations", "cache_control"];
 const CALL: &[&str] = &["id", "type", "index", "function"];
 const FUNCTION: &[&str] = &["name", "arguments"];
 
-/// Meets the unknown fields of `stream_options`.
+/// Meets the unknown fields of objects that say how to answer.
 ///
 /// # Errors
 /// As [`Unknown::meet`].
 pub(super) fn screen_options(map: &Map<String, Value>, unknown: &mut Unknown<'_>) -> Result<(), ApiError> {
-    match map.get("stream_options") {
-        Some(Value::Object(options)) => unknown.others(options, STREAM_OPTIONS, || "stream_options".to_owned()),
+    let known = [
+        ("stream_options", STREAM_OPTIONS),
+        ("response_format", RESPONSE_FORMAT),
+        ("structured_outputs", STRUCTURED_OUTPUTS),
+    ];
+    for (name, fields) in known {
+        if let Some(Value::Object(options)) = map.get(name) {
+            unknown.others(options, fields, || name.to_owned())?;
+        }
+    }
+    match map.get("response_format").and_then(|format| format.get("json_schema")) {
+        Some(Value::Object(named)) => unknown.others(named, JSON_SCHEMA, || "response_format.json_schema".to_owned()),
         _ => Ok(()),
     }
 }

@@ -101,8 +101,6 @@ const AT_MOST_ONE: Rule = Rule::Neutral(|v, _| v.as_f64().is_some_and(|n| n <= 1
 const NEGATIVE: Rule = Rule::Neutral(|v, _| v.as_f64().is_some_and(|n| n < 0.0));
 const NO_TOOL: Rule = Rule::Neutral(|v, _| v == "none" || v == "auto");
 const AS_N: Rule = Rule::Neutral(|v, map| integer(v) == map.get("n").map_or(Some(1), integer));
-const PLAIN_TEXT: Rule =
-    Rule::Neutral(|v, _| v.as_object().is_some_and(|o| o.is_empty() || o.get("type").is_some_and(|t| t == "text")));
 const TEXT_ONLY: Rule = Rule::Neutral(|v, _| v.as_array().is_some_and(|a| a.iter().all(|m| m == "text")));
 /// How far back penalties look: here to the beginning (-1), and it matters only if there is one.
 const WHOLE_TEXT: Rule = Rule::Neutral(|v, map| {
@@ -183,7 +181,6 @@ static FIELDS: &[Field] = &[
     field("parallel_tool_calls", Chat, Bool, Ignored),
     field("functions", Chat, List, EMPTY),
     field("function_call", Chat, Any, NO_TOOL),
-    field("response_format", Both, Object, PLAIN_TEXT),
     field("modalities", Chat, List, TEXT_ONLY),
     field("audio", Chat, Object, NEVER),
     field("moderation", Both, Any, NEVER),
@@ -209,18 +206,19 @@ static FIELDS: &[Field] = &[
     field("kv_transfer_params", Both, Object, EMPTY),
     field("vllm_xargs", Both, Object, EMPTY),
     field("lora_path", Both, Any, NEVER),
-    // Constraints: silently dropping one would give an answer that breaks it.
-    field("structured_outputs", Both, Object, EMPTY),
-    field("guided_json", Both, Any, NEVER),
-    field("guided_regex", Both, LONG, NEVER),
-    field("guided_choice", Both, List, EMPTY),
-    field("guided_grammar", Both, LONG, NEVER),
+    // What the answer's text must be.
+    field("response_format", Both, Object, Honoured),
+    field("structured_outputs", Both, Object, Honoured),
+    field("guided_json", Both, Any, Honoured),
+    field("guided_regex", Both, LONG, Honoured),
+    field("guided_choice", Both, List, Honoured),
+    field("guided_grammar", Both, LONG, Honoured),
     field("guided_decoding_backend", Both, Str(64), Ignored),
-    field("guided_whitespace_pattern", Both, LONG, Ignored),
-    field("json_schema", Both, Any, NEVER),
-    field("regex", Both, LONG, NEVER),
-    field("ebnf", Both, LONG, NEVER),
-    field("grammar", Both, LONG, EMPTY),
+    field("guided_whitespace_pattern", Both, LONG, EMPTY),
+    field("json_schema", Both, Any, Honoured),
+    field("regex", Both, LONG, Honoured),
+    field("ebnf", Both, LONG, Honoured),
+    field("grammar", Both, LONG, Honoured),
     // Of vLLM.
     peer("thinking_token_budget", NEGATIVE),
     peer("repetition_detection", EMPTY),

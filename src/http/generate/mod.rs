@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::error::{ApiError, Unavailable};
 use super::text::TextService;
 use crate::engine::{EngineHandle, EngineRequest, RequestStream};
-use crate::types::{Claim, EngineEvent, FinishReason, SamplingParams};
+use crate::types::{Claim, Constraint, EngineEvent, FinishReason, SamplingParams};
 use choice::Choice;
 
 /// A request ready for the engine: everything is tokenised and checked.
@@ -39,6 +39,8 @@ pub(super) struct Job {
     /// The answer goes on from the prompt's text, rather than being a turn of its own.
     pub(super) continuation: bool,
     pub(super) cache_salt: u64,
+    /// What the text must be, and how long it took to find that out.
+    pub(super) constraint: Option<(Arc<dyn Constraint>, Duration)>,
 }
 
 /// What surrounds a job.
@@ -90,6 +92,9 @@ impl Generation {
     /// What the engine refuses.
     pub(super) fn start(job: Job, around: &Surroundings<'_>, mut record: Record) -> Result<Self, ApiError> {
         let n = job.n.max(1) as usize;
+        if let Some((_, time)) = &job.constraint {
+            record.grammar_compiled(*time);
+        }
         let (mut sources, mut choices) = (Vec::new(), Vec::new());
         for (prompt, params) in job.prompts {
             let params = Arc::new(params);
@@ -101,7 +106,7 @@ impl Generation {
                 num_choices: job.n.max(1),
                 cache_salt: job.cache_salt,
                 claim: Claim::default(),
-                constraint: None,
+                constraint: job.constraint.as_ref().map(|(constraint, _)| constraint.clone()),
                 arrival: around.arrival,
                 deadline: around.deadline,
             };

@@ -67,6 +67,11 @@ impl Record {
         self.stream = stream;
     }
 
+    /// What the answer must look like took this long to compile.
+    pub(super) fn grammar_compiled(&self, time: Duration) {
+        self.telemetry.grammar_compiled(time);
+    }
+
     pub(super) fn started(&mut self, prompt: usize, cached: usize) {
         self.started.get_or_insert_with(Instant::now);
         self.telemetry.prompt_started(prompt as u64, cached as u64);

@@ -5,11 +5,12 @@
 //! - `schema`: JSON schemas reduced to what is enforced; `lark`: regular expressions, choices and grammars
 //! - `gbnf`: grammars of llama.cpp and xgrammar as Lark
 //! - `vocab`: the model's tokens as a trie; `compiler`: limits, compiling, the cache
-//! - `matcher`: one output under a grammar, token by token
+//! - `matcher`: one output under a grammar, token by token; `constraint`: the engine's view of it
 //!
 //! The engine below is the crate `llguidance`: an Earley parser over a lexer of regex derivatives.
 
 mod compiler;
+mod constraint;
 mod error;
 mod gbnf;
 mod lark;

@@ -225,12 +225,9 @@ fn assert_chats(fixtures: &Value) {
             .map(|(k, v)| (k.to_owned(), v.clone()))
             .into_iter()
             .collect();
-        let model = TextModel {
-            tokenizer: json_tokenizer("byte_level.json", Some(bos)),
-            chat_template: Some(ChatTemplate::new(template["source"].as_str().unwrap(), tokens, name).unwrap()),
-            eos_token_ids: Vec::new(),
-            sampling_defaults: SamplingDefaults::default(),
-        };
+        let chat_template = ChatTemplate::new(template["source"].as_str().unwrap(), tokens, name).unwrap();
+        let tokenizer = json_tokenizer("byte_level.json", Some(bos));
+        let model = TextModel::new(tokenizer, Some(chat_template), Vec::new(), SamplingDefaults::default());
         for (case, chat) in template["cases"].as_array().unwrap().iter().zip(chats) {
             let messages: Vec<ChatMessage> = serde_json::from_value(chat["messages"].clone()).unwrap();
             let options = options(&chat["options"]);
