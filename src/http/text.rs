@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::error::ApiError;
+use crate::text::answer::AnswerStyle;
 use crate::text::{
     ChatMessage, GrammarError, GrammarSpec, IncrementalDecoder, RenderOptions, SamplingDefaults, TextError, TextModel,
 };
@@ -53,6 +54,8 @@ pub trait TextService: Send + Sync {
     fn token_bytes(&self, token: u32) -> Vec<u8>;
     /// The model's end-of-turn tokens.
     fn eos_token_ids(&self) -> &[u32];
+    /// How the model writes thoughts and tool calls.
+    fn style(&self) -> &AnswerStyle;
     /// A constraint that an answer's text must satisfy.
     ///
     /// # Errors
@@ -92,6 +95,10 @@ impl TextService for TextModel {
 
     fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    fn style(&self) -> &AnswerStyle {
+        &self.style
     }
 
     fn constrain(&self, spec: &GrammarSpec) -> Result<Arc<dyn Constraint>, GrammarError> {

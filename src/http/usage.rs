@@ -32,7 +32,7 @@ impl From<Usage> for UsageBody {
             completion_tokens: usage.completion,
             total_tokens: usage.prompt + usage.completion,
             prompt_tokens_details: PromptDetails { cached_tokens: usage.cached },
-            completion_tokens_details: CompletionDetails { reasoning_tokens: 0 },
+            completion_tokens_details: CompletionDetails { reasoning_tokens: usage.reasoning },
         }
     }
 }

@@ -12,6 +12,7 @@ use sconce_models::checkpoint::Checkpoint;
 use sconce_models::gguf::Gguf;
 use serde_json::{Map, Value};
 
+use super::answer::AnswerStyle;
 use super::error::TextError;
 use super::generation::{SamplingDefaults, eos_ids, well_known_end_tokens};
 use super::gguf_vocab::GgufVocab;
@@ -49,6 +50,8 @@ pub struct TextModel {
     pub eos_token_ids: Vec<u32>,
     /// What a request that doesn't say is sampled with.
     pub sampling_defaults: SamplingDefaults,
+    /// How the model writes thoughts and tool calls.
+    pub style: AnswerStyle,
     /// Makes constraints of what clients want an answer's text to be.
     pub grammars: GrammarCompiler,
 }
@@ -151,7 +154,8 @@ impl TextModel {
         let mut seen = std::collections::HashSet::new();
         eos_token_ids.retain(|id| seen.insert(*id));
         let grammars = GrammarCompiler::new(tokenizer.clone(), &eos_token_ids, GrammarLimits::default());
-        Self { tokenizer, chat_template, eos_token_ids, sampling_defaults, grammars }
+        let style = AnswerStyle::detect(chat_template.as_ref().map_or("", ChatTemplate::source), &tokenizer);
+        Self { tokenizer, chat_template, eos_token_ids, sampling_defaults, style, grammars }
     }
 
     /// The text of a conversation.

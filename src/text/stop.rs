@@ -124,6 +124,17 @@ impl StopMatcher {
         }
     }
 
+    /// What comes next is no text: gives up what was held back, and watches on.
+    pub fn flush(&mut self) -> String {
+        if self.done {
+            return String::new();
+        }
+        let (holder, held) = self.longest();
+        let text = self.join(holder, held, "", 0);
+        self.watches.iter_mut().for_each(|watch| watch.matched = 0);
+        text
+    }
+
     /// The generation ended otherwise: gives up what was held back.
     pub fn finish(&mut self) -> String {
         if std::mem::replace(&mut self.done, true) {

@@ -1,14 +1,15 @@
 //! Doubles for the two neighbours of the HTTP layer: an engine that a test plays by hand, and a
 //! text side whose tokens are bytes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sconce::engine::{Command, EngineEnd, EngineInfo, EngineRequest, engine_channel};
 use sconce::http::{App, Decoder, HttpConfig, Shutdown, TextService, serve};
 use sconce::telemetry::{Telemetry, TelemetryConfig};
+use sconce::text::answer::AnswerStyle;
 use sconce::text::{
-    ChatMessage, GrammarError, GrammarSpec, MessageContent, RenderOptions, SamplingDefaults, TextError,
+    ChatMessage, GrammarError, GrammarSpec, MessageContent, RenderOptions, SamplingDefaults, TextError, Tokenizer,
 };
 use sconce::types::{Constraint, ConstraintState, EngineEvent, FinishReason, TokenLogprobs, TopLogprob};
 use tokio::net::TcpListener;
@@ -80,6 +81,10 @@ impl TextService for ByteText {
         &[EOS]
     }
 
+    fn style(&self) -> &AnswerStyle {
+        &STYLE
+    }
+
     /// Refuses the grammar `refuse`; any other is only kept.
     fn constrain(&self, spec: &GrammarSpec) -> Result<Arc<dyn Constraint>, GrammarError> {
         match spec {
@@ -104,6 +109,13 @@ impl Constraint for Wanted {
         unreachable!("the engine is a double")
     }
 }
+
+/// Thoughts in `<think>`, calls in `<tool_call>`, all of it plain text here.
+static STYLE: LazyLock<AnswerStyle> = LazyLock::new(|| {
+    let tokenizer = include_bytes!("../fixtures/text/sentencepiece.json");
+    let tokenizer = Tokenizer::from_json(tokenizer, "sentencepiece.json", None, None).unwrap();
+    AnswerStyle::named(Some("hermes"), Some("deepseek_r1"), "", &tokenizer).unwrap()
+});
 
 struct ByteDecoder(Vec<u8>);
 

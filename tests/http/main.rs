@@ -9,3 +9,4 @@ mod fields;
 mod limits;
 mod shutdown;
 mod structured;
+mod tools;

@@ -1,15 +1,22 @@
 //! A checked chat request to a job: render, tokenise, fit the context.
 
+use std::sync::Arc;
+
 use super::validate::ChatRequest;
 use crate::http::error::ApiError;
 use crate::http::generate::{Job, Prompt, StopRule};
 use crate::http::sampling::{Limits, bad_word_tokens, fit_context};
 use crate::http::text::{TextService, text_error};
+use crate::text::answer::AnswerRules;
 use crate::types::SamplingParams;
 
 pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Limits) -> Result<Job, ApiError> {
     let common = &request.common;
     let failed = |e| text_error("messages", e);
+    let style = text.style();
+    if !request.tools.known.is_empty() && style.tool_parser().is_none() {
+        return Err(ApiError::unsupported("tools", ": this model's chat template knows none"));
+    }
     let rendered = text.render_chat(&request.messages, &request.options).map_err(failed)?;
     limits.check_bytes("messages", rendered.len())?;
     let ids = text.encode_rendered(&rendered).map_err(failed)?;
@@ -25,7 +32,14 @@ pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Li
         prompt_logprobs: common.prompt_logprobs,
         ..common.params.clone()
     };
+    let rules = AnswerRules {
+        tools: request.tools.known.clone(),
+        calls: !request.tools.known.is_empty(),
+        parallel: request.tools.parallel,
+        opening: style.opening(&rendered),
+    };
     Ok(Job {
+        reading: request.reads(style).then(|| (style.clone(), Arc::new(rules))),
         prompts: vec![(Prompt::new(ids, common.prompt_logprobs.is_some()), params)],
         n: common.n,
         stop: StopRule::new(&common.stop, common.include_stop),

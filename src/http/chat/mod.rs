@@ -2,6 +2,7 @@
 
 mod convert;
 mod format;
+mod tools;
 mod types;
 mod validate;
 

@@ -28,8 +28,28 @@ pub(super) struct ChatChoice {
 #[derive(Serialize)]
 pub(super) struct AssistantMessage {
     pub(super) role: &'static str,
-    pub(super) content: String,
+    /// Null when the model only calls tools.
+    pub(super) content: Option<String>,
     pub(super) refusal: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) reasoning_content: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) tool_calls: Vec<ToolCall>,
+}
+
+#[derive(Serialize)]
+pub(super) struct ToolCall {
+    pub(super) id: String,
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+    pub(super) function: FunctionCall,
+}
+
+#[derive(Serialize)]
+pub(super) struct FunctionCall {
+    pub(super) name: String,
+    /// A JSON object, as text.
+    pub(super) arguments: String,
 }
 
 #[derive(Serialize)]
@@ -58,6 +78,28 @@ pub(super) struct Delta<'a> {
     pub(super) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tool_calls: Option<[ToolCallDelta<'a>; 1]>,
+}
+
+/// A call begins, with id, type and name, or goes on.
+#[derive(Serialize)]
+pub(super) struct ToolCallDelta<'a> {
+    pub(super) index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(super) kind: Option<&'static str>,
+    pub(super) function: FunctionDelta<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct FunctionDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<&'a str>,
+    pub(super) arguments: &'a str,
 }
 
 #[derive(Default, Serialize)]

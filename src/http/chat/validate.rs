@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use super::tools::{Tools, read_tools};
 use crate::http::error::ApiError;
 use crate::http::json::{shown, type_name};
 use crate::http::sampling::{Common, Fields, Limits, read};
+use crate::text::answer::AnswerStyle;
 use crate::text::{ChatMessage, MessageContent, RenderOptions};
 
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool", "function"];
@@ -19,8 +21,18 @@ pub(in crate::http) struct ChatRequest {
     pub(super) common: Common,
     pub(super) messages: Vec<ChatMessage>,
     pub(super) options: RenderOptions,
+    pub(super) tools: Tools,
     /// How many alternatives to report with each token.
     pub(super) logprobs: Option<u32>,
+}
+
+impl ChatRequest {
+    /// Whether thoughts and tool calls are looked for in the answers of a model that writes in this style. What goes on
+    /// from a given text, or must have a form of its own, is content.
+    pub(super) fn reads(&self, style: &AnswerStyle) -> bool {
+        let known = !self.tools.known.is_empty() || style.reasoning_parser().is_some();
+        known && !self.options.continue_final_message && self.common.wanted.is_none()
+    }
 }
 
 pub(super) fn validate(map: &Map<String, Value>, limits: &Limits) -> Result<ChatRequest, ApiError> {
@@ -30,7 +42,9 @@ pub(super) fn validate(map: &Map<String, Value>, limits: &Limits) -> Result<Chat
         let name = if map.contains_key("max_completion_tokens") { "max_completion_tokens" } else { "max_tokens" };
         return Err(ApiError::value(name, format!("Invalid '{name}': it must be at least 1.")));
     }
-    Ok(ChatRequest { logprobs: read_logprobs(map)?, messages, options, common })
+    let tools = read_tools(map)?;
+    let options = RenderOptions { tools: (!tools.shown.is_empty()).then(|| tools.shown.clone()), ..options };
+    Ok(ChatRequest { logprobs: read_logprobs(map)?, messages, options, tools, common })
 }
 
 fn read_logprobs(map: &Map<String, Value>) -> Result<Option<u32>, ApiError> {

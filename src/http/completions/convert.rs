@@ -48,6 +48,7 @@ pub(super) fn convert(request: &CompletionRequest, text: &dyn TextService, limit
         prompts.push((prompt, SamplingParams { max_tokens, ..base.clone() }));
     }
     Ok(Job {
+        reading: None,
         prompts,
         n: common.n,
         stop: StopRule::new(&common.stop, common.include_stop),

@@ -39,6 +39,8 @@ const STRUCTURED_OUTPUTS: &[&str] = &[
 const PART: &[&str] = &["type", "text", "refusal", "annotations", "cache_control"];
 const CALL: &[&str] = &["id", "type", "index", "function"];
 const FUNCTION: &[&str] = &["name", "arguments"];
+const TOOL: &[&str] = &["type", "function", "cache_control"];
+const DEFINITION: &[&str] = &["name", "description", "parameters", "strict"];
 
 /// Meets the unknown fields of objects that say how to answer.
 ///
@@ -53,6 +55,12 @@ pub(super) fn screen_options(map: &Map<String, Value>, unknown: &mut Unknown<'_>
     for (name, fields) in known {
         if let Some(Value::Object(options)) = map.get(name) {
             unknown.others(options, fields, || name.to_owned())?;
+        }
+    }
+    for (i, tool) in objects(map, "tools") {
+        unknown.others(tool, TOOL, || format!("tools[{i}]"))?;
+        if let Some(Value::Object(function)) = tool.get("function") {
+            unknown.others(function, DEFINITION, || format!("tools[{i}].function"))?;
         }
     }
     match map.get("response_format").and_then(|format| format.get("json_schema")) {

@@ -176,9 +176,9 @@ static FIELDS: &[Field] = &[
     field("stream_reasoning", Both, Bool, Ignored),
     field("include_reasoning", Both, Bool, Ignored),
     // Known, but only a value that changes nothing can be honoured.
-    field("tools", Chat, List, EMPTY),
-    field("tool_choice", Chat, Any, NO_TOOL),
-    field("parallel_tool_calls", Chat, Bool, Ignored),
+    field("tools", Chat, List, Honoured),
+    field("tool_choice", Chat, Any, Honoured),
+    field("parallel_tool_calls", Chat, Bool, Honoured),
     field("functions", Chat, List, EMPTY),
     field("function_call", Chat, Any, NO_TOOL),
     field("modalities", Chat, List, TEXT_ONLY),

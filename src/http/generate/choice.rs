@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::http::text::Decoder;
 use crate::text::StopMatcher;
+use crate::text::answer::{AnswerMachine, Part};
 use crate::types::{FinishReason, SamplingParams, TokenLogprobs, TopLogprob};
 
 /// A token of the answer with its log-probabilities.
@@ -49,15 +50,20 @@ pub(in crate::http) fn finite(logprob: f32) -> f32 {
 pub(in crate::http) struct Piece {
     /// Index of the choice in the answer.
     pub(in crate::http) index: usize,
+    /// The text as the model wrote it, without stop strings.
     pub(in crate::http) text: String,
+    /// The same as thoughts, content and tool calls; of an answer that isn't read, nothing.
+    pub(in crate::http) parts: Vec<Part>,
     pub(in crate::http) entries: Vec<TokenEntry>,
     /// Set on the last piece of a choice.
     pub(in crate::http) finish: Option<FinishReason>,
+    /// The model waits for the tools that it called.
+    pub(in crate::http) calls_tools: bool,
 }
 
 impl Piece {
     fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.entries.is_empty() && self.finish.is_none()
+        self.text.is_empty() && self.parts.is_empty() && self.entries.is_empty() && self.finish.is_none()
     }
 }
 
@@ -80,6 +86,8 @@ pub(super) struct Choice {
     index: usize,
     decoder: Box<dyn Decoder>,
     matcher: StopMatcher,
+    /// Reads the text, if it is to be read.
+    machine: Option<AnswerMachine>,
     include_stop: bool,
     params: Arc<SamplingParams>,
     num_tokens: u32,
@@ -91,11 +99,17 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) fn new(index: usize, decoder: Box<dyn Decoder>, stop: &StopRule, params: Arc<SamplingParams>) -> Self {
+    pub(super) fn new(
+        index: usize,
+        (decoder, machine): (Box<dyn Decoder>, Option<AnswerMachine>),
+        stop: &StopRule,
+        params: Arc<SamplingParams>,
+    ) -> Self {
         Self {
             index,
             decoder,
             matcher: stop.matcher.clone(),
+            machine,
             include_stop: stop.include,
             params,
             num_tokens: 0,
@@ -114,11 +128,16 @@ impl Choice {
         self.num_tokens
     }
 
+    /// Tokens with which the model thought.
+    pub(super) fn reasoning_tokens(&self) -> usize {
+        self.machine.as_ref().map_or(0, AnswerMachine::reasoning_tokens)
+    }
+
     /// Begins the text with `text` (an echoed prompt), which stop strings don't see.
     pub(super) fn begin_with(&mut self, text: String, entries: Vec<TokenEntry>) -> Piece {
         self.decoded = text.chars().count();
         self.sent = self.decoded;
-        Piece { index: self.index, text, entries, finish: None }
+        Piece { index: self.index, text, entries, ..Piece::default() }
     }
 
     /// Takes the next token. The piece has `finish` set when a stop string was met.
@@ -139,16 +158,29 @@ impl Choice {
         }
         self.held.extend(entry);
         // Stop strings count from the first token after `min_tokens` on.
-        let (text, matched) = match self.num_tokens <= self.params.min_tokens {
+        let (mut text, matched) = match self.num_tokens <= self.params.min_tokens {
             true => (text, false),
             false => {
                 let outcome = self.matcher.push(&text);
                 (outcome.text, outcome.matched.is_some())
             }
         };
-        let piece = match matched {
-            true => self.last(text, FinishReason::Stop),
-            false => self.piece(text),
+        let mut parts = Vec::new();
+        let mut over = matched;
+        if let Some(machine) = &mut self.machine {
+            if matched {
+                parts = machine.push_text(&text);
+            } else {
+                if machine.is_marker(token) {
+                    text.push_str(&self.matcher.flush());
+                }
+                parts = machine.push(token, &text);
+                over = machine.is_over();
+            }
+        }
+        let piece = match over {
+            true => self.last(text, parts, FinishReason::Stop),
+            false => self.piece(text, parts),
         };
         (!piece.is_empty()).then_some(piece)
     }
@@ -156,21 +188,29 @@ impl Choice {
     /// The engine ended this choice.
     pub(super) fn finish(&mut self, reason: FinishReason) -> Piece {
         let text = self.matcher.finish();
-        self.last(text, reason)
+        let parts = self.machine.as_mut().map(|machine| machine.push_text(&text)).unwrap_or_default();
+        self.last(text, parts, reason)
     }
 
-    fn piece(&mut self, text: String) -> Piece {
+    fn piece(&mut self, text: String, parts: Vec<Part>) -> Piece {
         self.sent += text.chars().count();
         let ready = self.held.iter().take_while(|e| !e.is_stop && e.end <= self.sent).count();
-        Piece { index: self.index, text, entries: self.held.drain(..ready).collect(), finish: None }
+        let entries = self.held.drain(..ready).collect();
+        Piece { index: self.index, text, parts, entries, ..Piece::default() }
     }
 
-    fn last(&mut self, text: String, reason: FinishReason) -> Piece {
+    fn last(&mut self, text: String, mut parts: Vec<Part>, reason: FinishReason) -> Piece {
+        let ending = self.machine.as_mut().map(|machine| {
+            let (rest, ending) = machine.finish(reason);
+            parts.extend(rest);
+            ending
+        });
         self.finished = true;
         self.sent += text.chars().count();
         let sent = self.sent;
         // With a stop string, tokens wholly behind the cut are dropped.
         let entries = self.held.drain(..).filter(|e| e.offset < sent || e.end <= sent).collect();
-        Piece { index: self.index, text, entries, finish: Some(reason) }
+        let calls_tools = ending.is_some_and(|ending| ending.calls_tools);
+        Piece { index: self.index, text, parts, entries, finish: Some(reason), calls_tools }
     }
 }

@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::error::{ApiError, Unavailable};
 use super::text::TextService;
 use crate::engine::{EngineHandle, EngineRequest, RequestStream};
+use crate::text::answer::{AnswerRules, AnswerStyle};
 use crate::types::{Claim, Constraint, EngineEvent, FinishReason, SamplingParams};
 use choice::Choice;
 
@@ -39,6 +40,8 @@ pub(super) struct Job {
     /// The answer goes on from the prompt's text, rather than being a turn of its own.
     pub(super) continuation: bool,
     pub(super) cache_salt: u64,
+    /// How to find thoughts and tool calls in the text; without it, all of it is content.
+    pub(super) reading: Option<(AnswerStyle, Arc<AnswerRules>)>,
     /// What the text must be, and how long it took to find that out.
     pub(super) constraint: Option<(Arc<dyn Constraint>, Duration)>,
 }
@@ -112,7 +115,8 @@ impl Generation {
             };
             for _ in 0..n {
                 let decoder = around.text.decoder(job.skip_special, job.continuation);
-                let choice = Choice::new(choices.len(), decoder, &job.stop, params.clone());
+                let machine = job.reading.as_ref().map(|(style, rules)| style.machine(rules));
+                let choice = Choice::new(choices.len(), (decoder, machine), &job.stop, params.clone());
                 choices.push(ChoiceState { choice, started: false, begun: false, last_token: None });
             }
             match around.engine.submit(request) {
@@ -250,7 +254,9 @@ impl Generation {
                 };
                 state.last_token = Some(self.record.token(state.last_token));
                 self.ready.extend(begin(state, &source.prompt));
+                let thought = state.choice.reasoning_tokens();
                 let piece = state.choice.push(token, logprobs);
+                self.record.usage.reasoning += state.choice.reasoning_tokens() - thought;
                 let stopped = piece.as_ref().is_some_and(|p| p.finish.is_some());
                 self.ready.extend(piece);
                 if stopped {

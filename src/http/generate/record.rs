@@ -15,6 +15,8 @@ pub(in crate::http) struct Usage {
     pub(in crate::http) prompt: usize,
     pub(in crate::http) cached: usize,
     pub(in crate::http) completion: usize,
+    /// Of these, the ones that the model thought with.
+    pub(in crate::http) reasoning: usize,
 }
 
 /// Counts a request as received when made and as ended when dropped: without another word, as one
