@@ -89,16 +89,16 @@ void park() {
 // Runs the call that the lanes of `mask` wait in, if they are all there.
 bool complete(Warp& warp, unsigned first_thread, uint32_t mask) {
     const uint32_t alive = mask & ~warp.ended;
+    if (alive == 0 || alive & ~warp.arrived) return false;
+    const WarpCall* first = warp.waiting[__builtin_ctz(alive)];
     WarpCall* lanes[32] = {};
-    const WarpCall* first = nullptr;
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!(alive >> lane & 1)) continue;
         WarpCall* call = lanes[lane] = warp.waiting[lane];
-        if (!first) first = call;
-        if (!call || call->mask != mask || call->run != first->run) return false;
+        if (call->mask != mask || call->run != first->run) return false;
     }
-    if (!first) return false;
     first->run(lanes, mask);
+    warp.arrived &= ~alive;
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!lanes[lane]) continue;
         warp.waiting[lane] = nullptr;
@@ -221,6 +221,7 @@ void join_warp(WarpCall& call) {
     if (!(call.mask >> lane & 1)) fail(std::string(call.what) + ": lane " + std::to_string(lane) + " is not in its mask");
     Warp& warp = machine.warps[self.linear / 32];
     warp.waiting[lane] = &call;
+    warp.arrived |= 1u << lane;
     if (complete(warp, self.linear & ~31u, call.mask)) return;
     self.state = State::kWarp;
     park();

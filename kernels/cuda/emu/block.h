@@ -50,6 +50,8 @@ struct WarpCall {
 
 struct Warp {
     WarpCall* waiting[32];
+    // Lanes that wait: those of `waiting` that are not null.
+    uint32_t arrived;
     uint32_t ended;
     uint32_t ready;
     // Lanes run in ascending order from this one on.
