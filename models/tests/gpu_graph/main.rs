@@ -4,6 +4,7 @@
 #[expect(unreachable_pub, reason = "it is the server's own")]
 #[path = "../../../src/check/checkpoint.rs"]
 mod checkpoint;
+mod invariance;
 mod sessions;
 
 use std::path::{Path, PathBuf};
@@ -67,26 +68,6 @@ fn qwen3_agrees_with_the_cpu() {
 fn gemma3_agrees_with_the_cpu() {
     let folder = tempfile::tempdir().expect("folder");
     emulated_device(|device| check(Family::Gemma3, device, folder.path()));
-}
-
-/// In deterministic mode a row's bits depend on that row alone; the emulated products always do.
-#[test]
-fn rows_have_the_same_bits_whole_in_chunks_and_one_by_one() {
-    let folder = tempfile::tempdir().expect("folder");
-    emulated_device(|device| {
-        let checkpoint = write(folder.path(), Family::Gemma3, 6).expect("files");
-        let mut gpu = GpuSession::open(device, &checkpoint, true);
-        let tokens = tokens(70);
-        let whole = gpu.step(0, 0, &tokens);
-        for chunks in [[33, 37].as_slice(), &[1; 70], &[64, 1, 5]] {
-            let (mut start, mut rows) = (0, Vec::new());
-            for &chunk in chunks {
-                rows.extend(gpu.step(2, start, &tokens[start..start + chunk]));
-                start += chunk;
-            }
-            assert!(rows == whole, "chunks {chunks:?}");
-        }
-    });
 }
 
 /// What steps issue: a regression in the number of launches or a stray copy shows here, without a card.

@@ -1,4 +1,4 @@
-//! A model on the emulated GPU, with a few slots, and the same model on the CPU.
+//! A model on the emulated GPU, with 64 slots, and the same model on the CPU.
 
 use std::path::Path;
 
@@ -18,13 +18,24 @@ use sconce_models::load::load;
 use sconce_models::model::{CacheLayout, Model};
 use sconce_models::spec::ModelSpec;
 
-const MAX_TOKENS: usize = 128;
-const SLOTS: usize = 3;
+/// Rows of a step.
+pub(crate) const MAX_TOKENS: usize = 128;
+/// Tokens of a sequence.
+const MAX_LEN: usize = 256;
+pub(crate) const SLOTS: usize = 64;
+
+/// Tokens of a slot's sequence, at positions from `start` on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece<'a> {
+    pub(crate) slot: usize,
+    pub(crate) start: usize,
+    pub(crate) tokens: &'a [u32],
+}
 
 /// The block tables of one slot: every group has superpages of its own.
 fn tables(geometry: &ArenaGeometry, slot: usize) -> Vec<Vec<u32>> {
     let groups = geometry.groups.len();
-    let blocks = MAX_TOKENS.div_ceil(BLOCK_SIZE);
+    let blocks = MAX_LEN.div_ceil(BLOCK_SIZE);
     let place = |group: usize, id: usize| {
         let bps = geometry.groups[group].blocks_per_superpage;
         ((id / bps * groups + group) * bps + id % bps) as u32
@@ -34,7 +45,7 @@ fn tables(geometry: &ArenaGeometry, slot: usize) -> Vec<Vec<u32>> {
 }
 
 fn superpages(geometry: &ArenaGeometry) -> usize {
-    let most = geometry.groups.iter().map(|g| (SLOTS * MAX_TOKENS / BLOCK_SIZE).div_ceil(g.blocks_per_superpage)).max();
+    let most = geometry.groups.iter().map(|g| (SLOTS * MAX_LEN / BLOCK_SIZE).div_ceil(g.blocks_per_superpage)).max();
     most.unwrap_or(1) * geometry.groups.len()
 }
 
@@ -42,22 +53,24 @@ fn spec(checkpoint: &Checkpoint) -> ModelSpec {
     model_spec(checkpoint, &SpecOptions { max_model_len: None }).unwrap_or_else(|e| panic!("{e}"))
 }
 
-fn forward<B: Backend>(
-    model: &mut Model<B>,
-    backend: &mut B,
-    geometry: &ArenaGeometry,
-    slot: usize,
-    start: usize,
-    tokens: &[u32],
-) {
-    let tables = tables(geometry, slot);
-    let positions: Vec<u32> = (start..start + tokens.len()).map(|p| p as u32).collect();
-    let used = (start + tokens.len()).div_ceil(BLOCK_SIZE);
-    let span = |table| vec![SeqSpan { first_row: 0, num_rows: tokens.len(), start, table }];
-    let groups: Vec<_> = tables.iter().map(|table| span(&table[..used])).collect();
+/// One step of all `pieces`, in their order.
+fn forward<B: Backend>(model: &mut Model<B>, backend: &mut B, geometry: &ArenaGeometry, pieces: &[Piece<'_>]) {
+    let tables: Vec<_> = pieces.iter().map(|piece| tables(geometry, piece.slot)).collect();
+    let (mut tokens, mut positions) = (Vec::new(), Vec::new());
+    let mut groups = vec![Vec::new(); geometry.groups.len()];
+    for (piece, tables) in pieces.iter().zip(&tables) {
+        let (first_row, num_rows, start) = (tokens.len(), piece.tokens.len(), piece.start);
+        tokens.extend_from_slice(piece.tokens);
+        positions.extend((start..start + num_rows).map(|position| position as u32));
+        let used = (start + num_rows).div_ceil(BLOCK_SIZE);
+        for (group, table) in groups.iter_mut().zip(tables) {
+            group.push(SeqSpan { first_row, num_rows, start, table: &table[..used] });
+        }
+    }
     let logit_rows: Vec<u32> = (0..tokens.len() as u32).collect();
-    let slots = [slot as u32];
-    let step = StepInput { tokens, positions: &positions, groups: &groups, logit_rows: &logit_rows, slots: &slots };
+    let slots: Vec<u32> = pieces.iter().map(|piece| piece.slot as u32).collect();
+    let step =
+        StepInput { tokens: &tokens, positions: &positions, groups: &groups, logit_rows: &logit_rows, slots: &slots };
     model.forward(backend, &step, &|| {}).unwrap_or_else(|e| panic!("{e}"));
 }
 
@@ -72,7 +85,7 @@ pub(crate) fn cpu_logits(path: &Path, tokens: &[u32]) -> Vec<f32> {
     cpu.precision = Precision::F32;
     let mut backend = CpuBackend::new(cpu, arena);
     let mut model = load(&checkpoint, spec, layout, &mut backend, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
-    forward(&mut model, &mut backend, &geometry, 0, 0, tokens);
+    forward(&mut model, &mut backend, &geometry, &[Piece { slot: 0, start: 0, tokens }]);
     model.logits_mut().clone()
 }
 
@@ -93,7 +106,7 @@ impl GpuSession {
             max_tokens: MAX_TOKENS,
             max_seqs: SLOTS,
             max_logit_rows: MAX_TOKENS,
-            max_model_len: MAX_TOKENS,
+            max_model_len: MAX_LEN,
             num_superpages: superpages(&geometry),
             extra_bytes: 0,
             deterministic,
@@ -115,7 +128,12 @@ impl GpuSession {
 
     /// Logits `[tokens, vocab]` of tokens at positions from `start` on.
     pub(crate) fn step(&mut self, slot: usize, start: usize, tokens: &[u32]) -> Vec<f32> {
-        forward(&mut self.model, &mut self.backend, &self.geometry, slot, start, tokens);
+        self.batch(&[Piece { slot, start, tokens }])
+    }
+
+    /// The same of several slots' tokens at once, one after another: at most [`MAX_TOKENS`].
+    pub(crate) fn batch(&mut self, pieces: &[Piece<'_>]) -> Vec<f32> {
+        forward(&mut self.model, &mut self.backend, &self.geometry, pieces);
         let vocab = self.model.spec().vocab_size;
         let (at, rows, stride) = {
             let logits = self.model.logits_mut();
