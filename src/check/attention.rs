@@ -5,13 +5,13 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use sconce_kernels::attention::AttentionShape;
-use sconce_kernels::gpu::attention::{Attention, AttentionTiles, LayerCache};
+use sconce_kernels::gpu::attention::{Attention, AttentionTiles};
 use sconce_kernels::gpu::attention_sm90a::{self, ArenaMap};
 use sconce_kernels::gpu::device::{GpuDevice, GpuError};
 use sconce_kernels::gpu::launch::{DevicePtr, HalfType, Launch};
-use sconce_kernels::gpu::verify::{Array, Bed, Checked, Fault, Random};
+use sconce_kernels::gpu::verify::{Array, Bed, Checked, DeviceCache, Fault, PagedCache, Random, slot_of};
 use sconce_kernels::gpu::work_list::{SplitPolicy, WorkPlanner, WorkSpan};
-use sconce_kernels::kv::{ArenaGeometry, BLOCK_SIZE, CacheGroup, CacheKind, CacheSpec, KvDtype};
+use sconce_kernels::kv::{CacheKind, KvDtype};
 use serde_json::{Value, json};
 
 use super::Open;
@@ -20,9 +20,6 @@ use super::engine::config;
 use super::parity::logits;
 use super::report::Report;
 use crate::config::{AttentionChoice, EngineConfig};
-
-/// Layers of the cache; the last one is attended to.
-const LAYERS: usize = 2;
 
 /// How much is compared.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +44,13 @@ struct Case {
     softcap: Option<f32>,
     /// Tokens in the cache and rows to compute, of each sequence.
     spans: Vec<(usize, usize)>,
+}
+
+impl Case {
+    /// Tokens of each sequence when the step is done.
+    fn lengths(&self) -> Vec<usize> {
+        self.spans.iter().map(|(start, rows)| start + rows).collect()
+    }
 }
 
 /// Prefill, decode, both at once, windows, a soft cap; `longest` tokens at most.
@@ -98,58 +102,42 @@ pub fn wgmma<D: GpuDevice + 'static>(report: &mut Report<'_>, folder: &Path, sca
 }
 
 /// One step on the device, ready for either family.
-struct Step {
+struct Step<'a> {
     shape: AttentionShape,
-    geometry: ArenaGeometry,
     half: HalfType,
     rows: usize,
     spans: Vec<WorkSpan>,
-    arena: Array<u8>,
-    tables: Array<u32>,
-    max_blocks: usize,
+    cache: DeviceCache<'a>,
     qkv: Array<u8>,
 }
 
-impl Step {
-    /// Random queries, and keys and values of every token that is there, in blocks that are dealt backwards. What nobody
-    /// wrote is NaN.
-    fn new<D: GpuDevice>(bed: &mut Bed<D>, case: &Case, num_kv_heads: usize) -> Result<Self, GpuError> {
-        let (num_heads, head_dim) = (4 * num_kv_heads, case.head_dim);
-        let dtype = if case.half == HalfType::Bf16 { KvDtype::Bf16 } else { KvDtype::F16 };
-        let (head_dim_k, head_dim_v, scale) = (head_dim, head_dim, 0.5 * (head_dim as f32).powf(-0.5));
-        let (kind, softcap) = (case.kind, case.softcap);
-        let shape = AttentionShape { num_heads, num_kv_heads, head_dim_k, head_dim_v, scale, softcap, kind };
-        let spec = CacheSpec { kind, num_kv_heads, head_dim_k, head_dim_v, dtype };
-        let geometry = ArenaGeometry::new(&[CacheGroup { spec, layers: (0..LAYERS).collect() }]);
-        let lengths: Vec<usize> = case.spans.iter().map(|(start, rows)| start + rows).collect();
-        let max_blocks = lengths.iter().map(|len| len.div_ceil(BLOCK_SIZE)).max().unwrap_or(0);
-        let mut block = lengths.iter().map(|len| len.div_ceil(BLOCK_SIZE)).sum::<usize>() as u32;
-        let mut bytes = vec![0xff; geometry.block_offset(0, block) + geometry.groups[0].block_bytes];
-        let mut tables = vec![u32::MAX; lengths.len() * max_blocks];
+/// What a case attends with.
+fn shape(case: &Case, num_kv_heads: usize) -> AttentionShape {
+    let (num_heads, head_dim) = (4 * num_kv_heads, case.head_dim);
+    let (head_dim_k, head_dim_v, scale) = (head_dim, head_dim, 0.5 * (head_dim as f32).powf(-0.5));
+    AttentionShape { num_heads, num_kv_heads, head_dim_k, head_dim_v, scale, softcap: case.softcap, kind: case.kind }
+}
+
+impl<'a> Step<'a> {
+    /// Random queries, and keys and values of every token that is there. What nobody wrote is NaN.
+    fn new<D: GpuDevice>(
+        bed: &mut Bed<D>,
+        case: &Case,
+        shape: AttentionShape,
+        cache: &'a mut PagedCache,
+    ) -> Result<Self, GpuError> {
         let mut next = numbers(case.half);
-        for (sequence, &len) in lengths.iter().enumerate() {
-            for first in (0..len).step_by(BLOCK_SIZE) {
-                block -= 1;
-                let offset = geometry.block_offset(0, block);
-                tables[sequence * max_blocks + first / BLOCK_SIZE] = (offset / 64) as u32;
-                let used = (len - first).min(BLOCK_SIZE) * head_dim * 2;
-                let regions = offset + geometry.groups[0].k_offset(LAYERS - 1, 0);
-                for region in 0..2 * num_kv_heads {
-                    let region = regions + region * geometry.groups[0].k_bytes;
-                    bytes[region..region + used].chunks_mut(2).for_each(|pair| pair.copy_from_slice(&next()));
-                }
-            }
-        }
+        cache.fill(&case.lengths(), &mut next);
         let mut rows = 0;
-        let spans = case.spans.iter().enumerate().map(|(slot, &(start, num_rows))| {
+        let spans = case.spans.iter().enumerate().map(|(sequence, &(start, num_rows))| {
             rows += num_rows;
-            let first_row = (rows - num_rows) as u32;
-            WorkSpan { slot: slot as u32, first_row, num_rows: num_rows as u32, start: start as u32 }
+            let (slot, first_row) = (slot_of(sequence), (rows - num_rows) as u32);
+            WorkSpan { slot, first_row, num_rows: num_rows as u32, start: start as u32 }
         });
         let spans = spans.collect();
         let qkv: Vec<u8> = (0..rows * shape.qkv_width()).flat_map(|_| next()).collect();
-        let (arena, tables, qkv) = (bed.upload(&bytes)?, bed.upload(&tables)?, bed.upload(&qkv)?);
-        Ok(Self { shape, geometry, half: case.half, rows, spans, arena, tables, max_blocks, qkv })
+        let (cache, qkv) = (cache.upload(bed, &vec![0; case.spans.len()])?, bed.upload(&qkv)?);
+        Ok(Self { shape, half: case.half, rows, spans, cache, qkv })
     }
 
     /// The launch of a family, and where it writes.
@@ -165,14 +153,8 @@ impl Step {
         let partials = bed.alloc::<f32>(workspace.partials)?.ptr();
         let tickets = bed.upload(&vec![0u32; workspace.tickets])?.ptr();
         let written = bed.alloc::<u8>(self.rows * self.shape.out_width() * 2)?;
-        let cache = LayerCache {
-            arena: self.arena.ptr(),
-            geometry: &self.geometry.groups[0],
-            layer: LAYERS - 1,
-            tables: self.tables.ptr(),
-            max_blocks: self.max_blocks,
-        };
-        let (shape, qkv, out, sinks, half) = (&self.shape, self.qkv.ptr(), written.ptr(), DevicePtr::NULL, self.half);
+        let (cache, shape, qkv, half) = (self.cache.layer(), &self.shape, self.qkv.ptr(), self.half);
+        let (out, sinks) = (written.ptr(), DevicePtr::NULL);
         let launch = Attention { shape, tiles, cache, qkv, arena, out, work, partials, tickets, sinks, half }.launch();
         Ok((launch, written))
     }
@@ -187,11 +169,13 @@ impl Step {
 
 /// Runs both families on a case; gives the largest difference.
 fn compare<D: GpuDevice>(bed: &mut Bed<D>, case: &Case, scale: Scale) -> Checked<f32> {
-    let step = Step::new(bed, case, scale.num_kv_heads)?;
-    let mma = AttentionTiles::new(&step.shape, false, bed.device().info().into()).ok_or_else(|| wrong("no tiles"))?;
-    let wgmma = attention_sm90a::tiles_on(&step.shape, false, bed.device())?;
-    let arena = (step.arena.ptr(), step.arena.len());
-    let map = ArenaMap::new(bed.device(), &step.geometry, 0, case.half, arena)?;
+    let shape = shape(case, scale.num_kv_heads);
+    let mma = AttentionTiles::new(&shape, false, bed.device().info().into()).ok_or_else(|| wrong("no tiles"))?;
+    let wgmma = attention_sm90a::tiles_on(&shape, false, bed.device())?;
+    let dtype = if case.half == HalfType::Bf16 { KvDtype::Bf16 } else { KvDtype::F16 };
+    let mut cache = PagedCache::new(&shape, dtype, &case.lengths(), 7);
+    let step = Step::new(bed, case, shape, &mut cache)?;
+    let map = step.cache.map(bed, case.half)?;
     let old = step.prepare(bed, &mma, None)?;
     let new = step.prepare(bed, &wgmma, Some(&map))?;
     let (want, got) = (step.run(bed, &old)?, step.run(bed, &new)?);

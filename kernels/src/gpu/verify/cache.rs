@@ -94,6 +94,17 @@ impl PagedCache {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(&bytes);
     }
 
+    /// Writes the keys and values of each sequence's first `lengths[sequence]` tokens, of 16-bit numbers that `next` gives.
+    pub fn fill(&mut self, lengths: &[usize], mut next: impl FnMut() -> [u8; 2]) {
+        let (heads, row) = (self.geometry.groups[0].spec.num_kv_heads, self.row_bytes());
+        for (sequence, &len) in lengths.iter().enumerate() {
+            for (token, region) in (0..len).flat_map(|token| (0..2 * heads).map(move |region| (token, region))) {
+                let at = self.offset(sequence, token, region % heads, region >= heads);
+                self.bytes[at..at + row].chunks_mut(2).for_each(|pair| pair.copy_from_slice(&next()));
+            }
+        }
+    }
+
     /// Reads a key or value.
     pub fn read(&self, at: (usize, usize), kv_head: usize, is_value: bool) -> Vec<f32> {
         let dtype = self.geometry.groups[0].spec.dtype;

@@ -27,7 +27,7 @@ mod values;
 use std::fmt;
 
 pub use bed::{Array, Bed};
-pub use cache::{PagedCache, cache_dtype, slot_of};
+pub use cache::{DeviceCache, PagedCache, cache_dtype, slot_of};
 pub use suite::{Check, checks};
 pub use values::{Half, Random, assert_close, cached, e4m3, floats};
 
