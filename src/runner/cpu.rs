@@ -1,6 +1,5 @@
 //! The CPU runner: depth 0, the model's forward pass on the engine thread and the pool.
 
-use sconce_kernels::backend::StepInput;
 use sconce_kernels::cpu::CpuBackend;
 use sconce_models::model::Model;
 
@@ -30,14 +29,7 @@ impl Runner for CpuRunner {
     fn launch(&mut self, batch: &Batch, _: Sequences<'_>, alive: &dyn Fn()) -> Result<(), RunnerError> {
         self.flat.fill(batch, self.model.layout().groups.len());
         let groups = self.flat.groups(batch);
-        let step = StepInput {
-            tokens: &self.flat.tokens,
-            positions: &self.flat.positions,
-            groups: &groups,
-            logit_rows: &self.flat.logit_rows,
-            slots: &[],
-        };
-        let done = self.model.forward(&mut self.backend, &step, alive);
+        let done = self.model.forward(&mut self.backend, &self.flat.step(&groups, &[]), alive);
         done.map_err(|error| RunnerError { message: error.to_string(), fatal: false })
     }
 

@@ -1,6 +1,6 @@
 //! A batch laid out as the graph wants it: flat arrays, one span a sequence and group.
 
-use sconce_kernels::backend::TOKEN_FROM_SLOT;
+use sconce_kernels::backend::{StepInput, TOKEN_FROM_SLOT};
 use sconce_kernels::kv::SeqSpan;
 
 use crate::types::{Batch, BlockId};
@@ -8,9 +8,9 @@ use crate::types::{Batch, BlockId};
 /// The arrays; reused between steps.
 #[derive(Debug, Default)]
 pub(super) struct Flat {
-    pub(super) tokens: Vec<u32>,
-    pub(super) positions: Vec<u32>,
-    pub(super) logit_rows: Vec<u32>,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    logit_rows: Vec<u32>,
     /// Per group, the block tables of all rows one after another.
     tables: Vec<Vec<u32>>,
     /// Per row: first row in the batch, number of rows, position of the first.
@@ -63,5 +63,11 @@ impl Flat {
             groups.push(spans.collect());
         }
         groups
+    }
+
+    /// The step, of which [`Self::groups`] and the sequences' slots are given.
+    pub(super) fn step<'a>(&'a self, groups: &'a [Vec<SeqSpan<'a>>], slots: &'a [u32]) -> StepInput<'a> {
+        let Self { tokens, positions, logit_rows, .. } = self;
+        StepInput { tokens, positions, groups, slots, logit_rows }
     }
 }

@@ -166,13 +166,7 @@ impl<D: GpuDevice> GpuRunner<D> {
             self.flat.pad(rows);
         }
         let groups = self.flat.groups(batch);
-        let step = StepInput {
-            tokens: &self.flat.tokens,
-            positions: &self.flat.positions,
-            groups: &groups,
-            logit_rows: &self.flat.logit_rows,
-            slots: &self.row_slots,
-        };
+        let step = self.flat.step(&groups, &self.row_slots);
         let (model, backend) = (&mut self.model, &mut self.backend);
         match way {
             Way::Eager => model.forward(backend, &step, alive),
