@@ -43,7 +43,7 @@ fn a_start_takes_what_the_plan_says() {
                 let plan = GpuPlan::new(device.info(), 1 << 30, (&checkpoint, &spec), &config).expect("a plan");
                 let allocated = device.allocated();
                 let text = TextOptions { chat_template: None, use_generation_config: false };
-                let runtime = start_on(device, &path, &config, &text, &mut |_, _| {}).expect("an engine");
+                let runtime = start_on(device, &path, &config, &text, None).expect("an engine");
                 assert_eq!(allocated.load(Ordering::Relaxed), plan.total() - RESERVE_BYTES, "{}", path.display());
                 let weights: u64 =
                     plan.taken.iter().filter(|(what, _)| *what == "weights").map(|(_, bytes)| bytes).sum();

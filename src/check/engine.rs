@@ -14,6 +14,7 @@ use super::report::Reason;
 use crate::config::{AttentionChoice, CpuActivations, DeviceChoice, EngineConfig, KvCacheDtype};
 use crate::engine::{EngineRequest, RequestStream};
 use crate::runtime::{Runtime, start, start_on};
+use crate::telemetry::{Telemetry, TelemetryConfig};
 use crate::text::TextOptions;
 use crate::types::{Claim, EngineEvent, FinishReason, SamplingParams, TokenLogprobs};
 
@@ -47,6 +48,7 @@ pub struct Answer {
 /// An engine that runs.
 pub struct Subject {
     runtime: Runtime,
+    telemetry: Arc<Telemetry>,
     /// Allocations on the device: so many so far, and when the engine was ready.
     allocs: Option<(Arc<AtomicU64>, u64)>,
 }
@@ -92,6 +94,10 @@ pub(super) fn write_tokenizer(folder: &Path, vocab: usize) -> std::io::Result<()
     std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string())
 }
 
+fn telemetry() -> Arc<Telemetry> {
+    Telemetry::new(&TelemetryConfig { model_name: "check".to_owned(), vllm_names: false })
+}
+
 /// `count` ids of the checkpoints' vocabulary.
 pub fn ids(count: usize, seed: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * 131 + seed * 977 + i * i * 7) % VOCAB) as u32).collect()
@@ -119,8 +125,9 @@ impl Subject {
     /// When it doesn't start.
     pub fn on_cpu(folder: &Path, family: Family) -> Result<Self, Reason> {
         let config = EngineConfig { kv_cache_dtype: Some(KvCacheDtype::F32), ..config() };
-        let runtime = start(&write(folder, family)?, &config, &NO_TEXT, None, &mut |_, _| {});
-        Ok(Self { runtime: runtime.map_err(|error| error.to_string())?, allocs: None })
+        let (path, telemetry) = (write(folder, family)?, telemetry());
+        let runtime = start(&path, &config, &NO_TEXT, Some(telemetry.clone()), &mut |_, _| {});
+        Ok(Self { runtime: runtime.map_err(|error| error.to_string())?, telemetry, allocs: None })
     }
 
     /// A family's model on a device.
@@ -133,12 +140,24 @@ impl Subject {
         config: &EngineConfig,
         open: Open<'_, D>,
     ) -> Result<Self, Reason> {
-        let device = open()?;
+        let (device, telemetry) = (open()?, telemetry());
         let allocs = device.alloc_counter();
-        let runtime = start_on(device, &write(folder, family)?, config, &NO_TEXT, &mut |_, _| {});
+        let runtime = start_on(device, &write(folder, family)?, config, &NO_TEXT, Some(telemetry.clone()));
         let runtime = runtime.map_err(|error| error.to_string())?;
         let taken = allocs.load(Ordering::Relaxed);
-        Ok(Self { runtime, allocs: Some((allocs, taken)) })
+        Ok(Self { runtime, telemetry, allocs: Some((allocs, taken)) })
+    }
+
+    /// Turns of the engine so far.
+    pub fn steps(&self) -> u64 {
+        self.runtime.engine.stats().steps.load(Ordering::Relaxed)
+    }
+
+    /// Preemptions so far, those of the step under way perhaps not yet.
+    pub fn preemptions(&self) -> u64 {
+        let text = self.telemetry.render();
+        let value = text.lines().find_map(|line| line.strip_prefix("sconce_preemptions_total")?.rsplit(' ').next());
+        value.and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
     /// Submits a request.
@@ -156,6 +175,15 @@ impl Subject {
     pub fn answers(&self, requests: &[EngineRequest]) -> Result<Vec<Answer>, Reason> {
         let streams: Vec<_> = requests.iter().map(|request| self.submit(request)).collect::<Result<_, _>>()?;
         streams.into_iter().map(read).collect()
+    }
+
+    /// As [`Self::answers`], each request when the one before it has ended.
+    ///
+    /// # Errors
+    /// When one is refused or fails.
+    pub fn one_by_one(&self, requests: &[EngineRequest]) -> Result<Vec<Answer>, Reason> {
+        let answers = requests.iter().map(|request| read(self.submit(request)?));
+        answers.collect()
     }
 
     /// Ends the engine, of which no block may be in use any more, and which has taken no memory since it was ready.

@@ -16,12 +16,22 @@ use crate::types::{EngineEvent, FinishReason, SamplingParams};
 /// Largest difference of log-probabilities of prompt tokens between bf16 on the card and f32 on the CPU.
 const LOGPROB_BOUND: f32 = 0.2;
 
-/// Checks that need a few seconds each: parity of every family, batch invariance, graphs, aborts.
+/// From less than a block to three; in chunks of [`config`]'s steps.
+const MIXED: [usize; 8] = [3, 32, 61, 90, 29, 58, 87, 26];
+
+/// Each fills its first block, or nearly so: with 38 tokens more it needs three.
+const ONE_BLOCK: [usize; 8] = [31, 32, 30, 31, 32, 30, 31, 32];
+
+/// One superpage of [`Family::Qwen3`]'s small checkpoint, 16 blocks: any one request has room in it.
+const SMALL_CACHE_BYTES: u64 = 2 << 20;
+
+/// Checks that need a few seconds each: parity of every family, batch invariance, preemption, graphs, aborts.
 pub fn checks<D: GpuDevice + 'static>(report: &mut Report<'_>, folder: &Path, num_aborts: usize, open: Open<'_, D>) {
     for family in Family::ALL {
         report.line(&format!("logits of {family:?} against the CPU"), || logits(folder, family, &config(), open));
     }
     report.line("an answer does not depend on what else runs", || invariance(folder, open));
+    report.line("an answer does not depend on preemption", || preemption(folder, open));
     report.line("graphs give what single launches give", || graphs(folder, open));
     report.line(&format!("{num_aborts} aborts leave no block"), || aborts(folder, num_aborts, open));
 }
@@ -66,9 +76,9 @@ pub fn logits<D: GpuDevice + 'static>(
     Err(Reason::Failed(format!("{found}, the bound is {LOGPROB_BOUND}")))
 }
 
-/// Everything that the sampler can be asked for, by more requests than run at once.
-fn all_kinds() -> Vec<EngineRequest> {
-    let base = SamplingParams { max_tokens: 16, logprobs: Some(3), ..Default::default() };
+/// Everything that the sampler can be asked for, by more requests than run at once, whose prompts have `lengths`.
+fn all_kinds(max_tokens: u32, lengths: [usize; 8]) -> Vec<EngineRequest> {
+    let base = SamplingParams { max_tokens, logprobs: Some(3), ..Default::default() };
     let kinds = [
         SamplingParams { temperature: 0.0, ..base.clone() },
         SamplingParams { temperature: 1.2, seed: 4, ..base.clone() },
@@ -79,7 +89,7 @@ fn all_kinds() -> Vec<EngineRequest> {
         SamplingParams { temperature: 0.0, bad_words: vec![vec![5], vec![8, 9]], ..base.clone() },
         SamplingParams { temperature: 0.0, min_tokens: 6, stop_token_ids: (0..400).collect(), ..base },
     ];
-    kinds.iter().enumerate().map(|(i, params)| request(&ids(3 + 29 * i % 90, i), params)).collect()
+    kinds.iter().zip(lengths).enumerate().map(|(i, (params, length))| request(&ids(length, i), params)).collect()
 }
 
 /// What the last two of [`all_kinds`] asked for.
@@ -103,28 +113,57 @@ fn same(what: &str, got: &[Answer], want: &[Answer]) -> Result<(), Reason> {
     }
 }
 
-/// Deterministic: alone, from the cache beside others, and anew beside others.
+/// Deterministic: alone, from the cache beside others, and anew beside others that came in another order.
 ///
 /// # Errors
 /// When an answer depends on that.
 pub fn invariance<D: GpuDevice + 'static>(folder: &Path, open: Open<'_, D>) -> Result<Found, Reason> {
     let config = EngineConfig { deterministic: true, ..config() };
     let gpu = Subject::on_gpu(folder, Family::Gemma3, &config, open)?;
-    let requests = all_kinds();
-    let mut alone = Vec::new();
-    for request in &requests {
-        alone.extend(gpu.answers(std::slice::from_ref(request))?);
-    }
+    let requests = all_kinds(10, MIXED);
+    let mut alone = gpu.one_by_one(&requests)?;
     obeys(&alone)?;
     let again = gpu.answers(&requests)?;
     same("from the cache, beside others", &again, &alone)?;
     if !again.iter().any(|answer| answer.cached > 0) {
         return Err("no prompt came from the cache".into());
     }
-    let salted: Vec<_> = requests.iter().map(|r| EngineRequest { cache_salt: 9, ..r.clone() }).collect();
-    same("beside others", &gpu.answers(&salted)?, &alone)?;
+    let salted: Vec<_> = requests.iter().rev().map(|r| EngineRequest { cache_salt: 9, ..r.clone() }).collect();
+    alone.reverse();
+    same("beside others, in another order", &gpu.answers(&salted)?, &alone)?;
     gpu.stop()?;
     Ok(json!({"requests": 3 * requests.len()}).into())
+}
+
+/// Deterministic, with room for everybody's blocks and then for those of fewer than are admitted: sequences give way while a
+/// step of theirs is in flight, and are computed again, from what is cached of them, and anew where nothing is cached and
+/// who came last comes first.
+///
+/// # Errors
+/// When an answer depends on that, or none was preempted.
+pub fn preemption<D: GpuDevice + 'static>(folder: &Path, open: Open<'_, D>) -> Result<Found, Reason> {
+    let roomy = EngineConfig { deterministic: true, max_num_seqs: 8, ..config() };
+    let cached = EngineConfig { kv_cache_fixed: Some(SMALL_CACHE_BYTES), ..roomy.clone() };
+    let uncached = EngineConfig { prefix_cache: false, ..cached.clone() };
+    let mut requests = all_kinds(38, ONE_BLOCK);
+    let mut run = |config: &EngineConfig, requests: &[EngineRequest]| -> Result<_, Reason> {
+        let gpu = Subject::on_gpu(folder, Family::Qwen3, config, open)?;
+        let answers = gpu.answers(requests)?;
+        let preemptions = gpu.preemptions();
+        gpu.stop().map(|()| (answers, preemptions))
+    };
+    let (mut want, none) = run(&roomy, &requests)?;
+    let (got, some) = run(&cached, &requests)?;
+    same("preempted", &got, &want)?;
+    // All but the last, which ends early: its place would make room for another.
+    requests[..7].reverse();
+    want[..7].reverse();
+    let (got, more) = run(&uncached, &requests)?;
+    same("preempted, nothing cached, in another order", &got, &want)?;
+    if none > 0 || some == 0 || more == 0 {
+        return Err(Reason::Failed(format!("{none} preemptions with room, {some} and {more} without")));
+    }
+    Ok(json!({"preemptions": some, "without_cache": more}).into())
 }
 
 /// The same requests with captured graphs and without.
@@ -136,7 +175,7 @@ pub fn graphs<D: GpuDevice + 'static>(folder: &Path, open: Open<'_, D>) -> Resul
     for cuda_graphs in [false, true] {
         let config = EngineConfig { cuda_graphs, deterministic: true, ..config() };
         let gpu = Subject::on_gpu(folder, Family::Qwen3, &config, open)?;
-        both.push(gpu.answers(&all_kinds())?);
+        both.push(gpu.answers(&all_kinds(10, MIXED))?);
         gpu.stop()?;
     }
     same("with graphs", &both[1], &both[0])?;

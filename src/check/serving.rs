@@ -108,7 +108,7 @@ fn start<D: GpuDevice + 'static>(
         ..config()
     };
     let begin = Instant::now();
-    let runtime = start_on(open()?, &folder, &config, &NO_TEXT, &mut |_, _| {}).map_err(|error| error.to_string());
+    let runtime = start_on(open()?, &folder, &config, &NO_TEXT, None).map_err(|error| error.to_string());
     let seconds = begin.elapsed().as_secs_f64();
     // Loaded or not, nobody reads them again.
     let _ = std::fs::remove_dir_all(&folder);

@@ -166,9 +166,10 @@ pub fn start_on<D: GpuDevice + 'static>(
     path: &Path,
     config: &EngineConfig,
     text_options: &TextOptions,
-    progress: &mut dyn FnMut(usize, usize),
+    telemetry: Option<Arc<Telemetry>>,
 ) -> Result<Runtime, StartError> {
-    Assembly { path, config, text_options, telemetry: None, phases: Phases::default() }.start_on(device, progress)
+    let assembly = Assembly { path, config, text_options, telemetry, phases: Phases::default() };
+    assembly.start_on(device, &mut |_, _| {})
 }
 
 type Progress<'a> = &'a mut dyn FnMut(usize, usize);

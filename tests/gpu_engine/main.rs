@@ -82,6 +82,12 @@ fn an_answer_does_not_depend_on_what_else_runs() {
     emulated_devices(|open| passes(open, parity::invariance));
 }
 
+/// Blocks run out while a step is in flight: who is computed again says the same.
+#[test]
+fn an_answer_does_not_depend_on_preemption() {
+    emulated_devices(|open| passes(open, parity::preemption));
+}
+
 #[test]
 fn graphs_give_what_single_launches_give() {
     emulated_devices(|open| passes(open, parity::graphs));
@@ -93,25 +99,37 @@ fn requests_that_are_dropped_free_their_blocks() {
     emulated_devices(|open| passes(open, |folder, open| parity::aborts(folder, 120, open)));
 }
 
-/// More histories at once than a step's metadata has room for: long prompts with penalties, all admitted together.
+/// Their prompts come in steps of some hundred rows, with more histories at once than a step's metadata has room for.
 #[test]
-fn histories_beyond_the_room_of_a_step_go_ahead() {
+fn sixty_four_sequences_at_once_say_what_each_says_alone() {
+    const TOKENS: u32 = 8;
     let folder = tempfile::tempdir().expect("folder");
     emulated_devices(|open| {
         let wide = EngineConfig {
-            max_num_seqs: 24,
-            max_model_len: Some(64),
-            max_batch_tokens: 1600,
+            max_num_seqs: 64,
+            max_model_len: Some(32),
+            max_batch_tokens: 640,
             deterministic: true,
             ..config()
         };
         let gpu = Subject::on_gpu(folder.path(), Family::Llama, &wide, open).expect("a GPU engine");
-        let params = SamplingParams { temperature: 0.0, frequency_penalty: 1.5, max_tokens: 3, ..Default::default() };
-        let requests: Vec<_> = (0..24).map(|i| request(&ids(60, i), &params)).collect();
+        let params = |i: usize| SamplingParams {
+            temperature: if i.is_multiple_of(2) { 0.0 } else { 0.9 },
+            seed: i as u64,
+            frequency_penalty: 1.5,
+            max_tokens: TOKENS,
+            logprobs: Some(2),
+            ..Default::default()
+        };
+        let requests: Vec<_> = (1..=64).map(|i| request(&ids(1 + i * 7 % 20, i), &params(i))).collect();
+        let before = gpu.steps();
         let together = gpu.answers(&requests).expect("answers");
-        for (request, together) in requests.iter().zip(&together).step_by(7) {
+        // Everyone takes as many steps in a row: among fewer than twice as many, some step has them all.
+        let steps = gpu.steps() - before;
+        assert!(steps < u64::from(2 * TOKENS), "{steps} steps");
+        for (request, together) in requests.iter().zip(&together).step_by(6) {
             let alone = gpu.answers(std::slice::from_ref(request)).expect("an answer");
-            assert_eq!(alone[0].tokens, together.tokens);
+            assert_eq!((&alone[0].tokens, &alone[0].logprobs), (&together.tokens, &together.logprobs));
         }
         gpu.stop().expect("nothing is left");
     });
