@@ -1,10 +1,9 @@
 //! The body of a request, under limits of type, size and time.
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use http::Request;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 
 use super::config::HttpConfig;
 use super::error::ApiError;
@@ -13,7 +12,7 @@ use super::error::ApiError;
 ///
 /// # Errors
 /// 415 for another type, 413 over the size limit, 408 when it comes too slowly, 400 when it is cut.
-pub(super) async fn read_json(request: Request<Incoming>, config: &HttpConfig) -> Result<Bytes, ApiError> {
+pub(super) async fn read_json(request: Request<Body>, config: &HttpConfig) -> Result<Bytes, ApiError> {
     let headers = request.headers();
     let declared = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let media = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

@@ -93,4 +93,9 @@ impl HttpConfig {
     pub fn model_name(&self) -> &str {
         self.served_names.first().map_or("default", String::as_str)
     }
+
+    /// Where the model came from, if that is known.
+    pub fn model_root(&self) -> Option<&str> {
+        Some(self.model_root.as_str()).filter(|root| !root.is_empty())
+    }
 }

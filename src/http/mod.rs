@@ -7,7 +7,9 @@
 //! - `generate`: what both do alike, from body to pieces of the answer; `sse`: those as a stream
 //! - `fields`: the one table of request fields; `sampling`, `json`, `body`: reading them;
 //!   `structured`: what an answer's text must be
-//! - `models`, `tokenize`, `probes`: the small endpoints; `auth`, `error`, `text`, `usage`: parts
+//! - `models`, `identity`, `tokenize`, `render`, `probes`: the small endpoints; `invocations`: SageMaker's
+//!   door to the two; `openapi`: the document of all of them
+//! - `auth`, `error`, `text`, `usage`: parts
 //!
 //! A generation request: `routes` admits it, `body` reads it, `fields` screens it, the endpoint's
 //! `validate` and `convert` make a job of it, `generate` submits that and hears its events, and the
@@ -22,11 +24,15 @@ mod config;
 mod error;
 mod fields;
 mod generate;
+mod identity;
+mod invocations;
 mod io;
 mod json;
 mod lifecycle;
 mod models;
+mod openapi;
 mod probes;
+mod render;
 mod routes;
 mod sampling;
 mod server;

@@ -26,7 +26,7 @@ struct List<'a> {
 }
 
 fn model<'a>(app: &'a App, serving: &Serving, id: &'a str) -> Model<'a> {
-    let root = if app.config.model_root.is_empty() { id } else { &app.config.model_root };
+    let root = app.config.model_root().unwrap_or(id);
     let max_model_len = serving.engine.info().max_model_len;
     Model { id, object: "model", created: app.created, owned_by: "sconce", root, parent: None, max_model_len }
 }
@@ -37,14 +37,20 @@ pub(super) fn list(app: &App) -> Result<Response, ApiError> {
     Ok(json_response(to_json(&List { object: "list", data })))
 }
 
-/// `id` as it stands in the path: `/` may be escaped or not.
+/// `id` as it stands in the path.
 pub(super) fn one(app: &App, id: &str) -> Result<Response, ApiError> {
     let serving = app.serving()?;
+    Ok(json_response(to_json(&model(app, serving, served_name(app, id)?))))
+}
+
+/// The served name that `id` is, as it stands in a path: `/` may be escaped or not.
+///
+/// # Errors
+/// 404 for a model that isn't served.
+pub(super) fn served_name<'a>(app: &'a App, id: &str) -> Result<&'a str, ApiError> {
     let id = percent_decode(id).ok_or_else(|| ApiError::model(id))?;
-    match app.config.served_names.iter().find(|name| **name == id) {
-        Some(name) => Ok(json_response(to_json(&model(app, serving, name)))),
-        None => Err(ApiError::model(&id)),
-    }
+    let name = app.config.served_names.iter().find(|name| **name == id);
+    name.map(String::as_str).ok_or_else(|| ApiError::model(&id))
 }
 
 fn percent_decode(text: &str) -> Option<String> {

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::response::Response;
 use http::Request;
-use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -16,25 +15,26 @@ use super::error::ApiError;
 use super::fields::{Unknown, screen_messages};
 use super::generate::json_response;
 use super::json::{parse_object, token_id, type_name};
-use super::sampling::Limits;
+use super::sampling::{Fields, Limits};
 use super::text::{TextService, decode, text_error, token_display};
 use super::usage::to_json;
 
-/// Fields that `/tokenize` reads.
-const TOKENIZE: &[&str] = &[
-    "model",
-    "prompt",
-    "messages",
-    "add_special_tokens",
-    "add_generation_prompt",
-    "continue_final_message",
-    "chat_template_kwargs",
-    "return_token_strs",
+/// Fields that `/tokenize` reads, with their types.
+const TOKENIZE: &[(&str, &str)] = &[
+    ("model", "a string"),
+    ("prompt", "a string"),
+    ("messages", "an array"),
+    // Of a conversation too: the beginning-of-sequence token stands exactly once whatever a client says.
+    ("add_special_tokens", "a boolean"),
+    ("add_generation_prompt", "a boolean"),
+    ("continue_final_message", "a boolean"),
+    ("chat_template_kwargs", "an object"),
+    ("return_token_strs", "a boolean"),
 ];
 /// Fields that `/detokenize` reads.
-const DETOKENIZE: &[&str] = &["model", "tokens"];
+const DETOKENIZE: &[(&str, &str)] = &[("model", "a string"), ("tokens", "an array")];
 /// Fields of vLLM's that would change the ids and can't be honoured: only empty ones pass.
-const UNSUPPORTED: &[&str] = &["tools", "chat_template", "mm_processor_kwargs"];
+const UNSUPPORTED: &[&str] = &["tools", "chat_template", "mm_processor_kwargs", "media_io_kwargs"];
 
 #[derive(Serialize)]
 struct Tokenized {
@@ -49,7 +49,7 @@ struct Detokenized {
     prompt: String,
 }
 
-pub(super) async fn tokenize(app: Arc<App>, request: Request<Incoming>) -> Result<Response, ApiError> {
+pub(super) async fn tokenize(app: Arc<App>, request: Request<Body>) -> Result<Response, ApiError> {
     on_text_thread(app, request, |app, bytes| {
         let serving = app.serving()?;
         let map = read_map(app, bytes, TOKENIZE)?;
@@ -61,15 +61,11 @@ pub(super) async fn tokenize(app: Arc<App>, request: Request<Incoming>) -> Resul
     .await
 }
 
-pub(super) async fn detokenize(app: Arc<App>, request: Request<Incoming>) -> Result<Response, ApiError> {
+pub(super) async fn detokenize(app: Arc<App>, request: Request<Body>) -> Result<Response, ApiError> {
     on_text_thread(app, request, |app, bytes| {
         let serving = app.serving()?;
         let map = read_map(app, bytes, DETOKENIZE)?;
-        let ids = match map.get("tokens") {
-            None => return Err(ApiError::missing("tokens")),
-            Some(Value::Array(ids)) => ids,
-            Some(other) => return Err(ApiError::wrong_type("tokens", "an array", type_name(other))),
-        };
+        let ids = map.get("tokens").and_then(Value::as_array).ok_or_else(|| ApiError::missing("tokens"))?;
         let vocab_size = serving.limits.vocab_size;
         let ids = ids.iter().enumerate().map(|(i, v)| token_id(v, || format!("tokens[{i}]"), vocab_size));
         let prompt = decode(&*serving.text, &ids.collect::<Result<Vec<_>, _>>()?, false);
@@ -79,9 +75,9 @@ pub(super) async fn detokenize(app: Arc<App>, request: Request<Incoming>) -> Res
 }
 
 /// Answers with the JSON that `work` makes of the body.
-async fn on_text_thread(
+pub(super) async fn on_text_thread(
     app: Arc<App>,
-    request: Request<Incoming>,
+    request: Request<Body>,
     work: fn(&App, &Bytes) -> Result<String, ApiError>,
 ) -> Result<Response, ApiError> {
     app.serving()?;
@@ -91,36 +87,27 @@ async fn on_text_thread(
     Ok(json_response(json))
 }
 
-fn read_map(app: &App, bytes: &Bytes, known: &[&str]) -> Result<Map<String, Value>, ApiError> {
+/// The fields of the body that are `known`, of the right types.
+fn read_map(app: &App, bytes: &Bytes, known: &[(&str, &str)]) -> Result<Map<String, Value>, ApiError> {
     let mut map = parse_object(bytes, app.config.max_json_depth)?;
     map.retain(|_, v| !v.is_null());
     let mut unknown = Unknown::new(app.config.strict_fields, &app.unknown_fields);
-    for (name, value) in map.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
-        if UNSUPPORTED.contains(&name.as_str()) {
-            let empty =
-                matches!(value, Value::Array(a) if a.is_empty()) || matches!(value, Value::Object(o) if o.is_empty());
-            if !empty {
-                return Err(ApiError::unsupported(name, ""));
-            }
-        } else {
-            unknown.meet("", name)?;
+    let expected = |name: &str| known.iter().find(|(field, _)| *field == name).map(|(_, kind)| *kind);
+    for (name, value) in &map {
+        match expected(name) {
+            Some(kind) if type_name(value) != kind => return Err(ApiError::wrong_type(name, kind, type_name(value))),
+            Some(_) => {}
+            None if !UNSUPPORTED.contains(&name.as_str()) => unknown.meet("", name)?,
+            None if value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty) => {}
+            None => return Err(ApiError::unsupported(name, "")),
         }
     }
+    map.retain(|name, _| expected(name).is_some());
     screen_messages(&map, &mut unknown)?;
     app.telemetry.unknown_fields(unknown.count);
-    match map.get("model") {
-        None => Ok(map),
-        Some(Value::String(name)) if app.config.served_names.contains(name) => Ok(map),
-        Some(Value::String(name)) => Err(ApiError::model(name)),
-        Some(other) => Err(ApiError::wrong_type("model", "a string", type_name(other))),
-    }
-}
-
-fn flag(map: &Map<String, Value>, name: &str, default: bool) -> Result<bool, ApiError> {
-    match map.get(name) {
-        None => Ok(default),
-        Some(Value::Bool(b)) => Ok(*b),
-        Some(other) => Err(ApiError::wrong_type(name, "a boolean", type_name(other))),
+    match map.get("model").and_then(Value::as_str) {
+        Some(name) if !app.config.served_names.iter().any(|served| served == name) => Err(ApiError::model(name)),
+        _ => Ok(map),
     }
 }
 
@@ -135,16 +122,14 @@ fn check_bytes(param: &str, bytes: usize, limits: &Limits) -> Result<(), ApiErro
 }
 
 fn tokenized(map: &Map<String, Value>, text: &dyn TextService, limits: &Limits) -> Result<Tokenized, ApiError> {
-    let tokens = match map.get("prompt") {
-        Some(Value::String(prompt)) => {
-            let add_special = flag(map, "add_special_tokens", true)?;
+    let fields = Fields(map);
+    let tokens = match fields.text("prompt") {
+        Some(prompt) => {
             check_bytes("prompt", prompt.len(), limits)?;
+            let add_special = fields.flag("add_special_tokens").unwrap_or(true);
             text.encode(prompt, add_special).map_err(|e| text_error("prompt", e))?
         }
-        Some(other) => return Err(ApiError::wrong_type("prompt", "a string", type_name(other))),
         None if map.contains_key("messages") => {
-            flag(map, "add_generation_prompt", true)?;
-            flag(map, "continue_final_message", false)?;
             let (messages, options) = read_messages(map)?;
             let failed = |e| text_error("messages", e);
             let rendered = text.render_chat(&messages, &options).map_err(failed)?;
@@ -153,7 +138,7 @@ fn tokenized(map: &Map<String, Value>, text: &dyn TextService, limits: &Limits) 
         }
         None => return Err(ApiError::missing("prompt")),
     };
-    let token_strs = flag(map, "return_token_strs", false)?
-        .then(|| tokens.iter().map(|id| token_display(&text.token_bytes(*id))).collect());
+    let strings = || tokens.iter().map(|id| token_display(&text.token_bytes(*id))).collect();
+    let token_strs = fields.flag("return_token_strs").unwrap_or(false).then(strings);
     Ok(Tokenized { count: tokens.len(), max_model_len: limits.max_model_len, tokens, token_strs })
 }

@@ -91,7 +91,8 @@ async fn unknown_models_routes_and_methods() {
     body["model"] = "gpt-4".into();
     let response = ask(addr, CHAT, &body).await;
     assert_eq!(response.verdict(), verdict(404, "model_not_found", "model"));
-    for path in ["/", "/get_server_info", "/v1/chat/completions/render", "/v1/loads?include=core", "/v1/models/", "/v2"]
+    for path in
+        ["/", "/kv_event_sources", "/v1/completions/render", "/loads?model=", "/v1/models/", "/v2", "/v1/loads/"]
     {
         let response = get(addr, path).await;
         assert_eq!(response.verdict(), verdict(404, "not_found", ""), "{path}");
@@ -298,6 +299,14 @@ async fn without_a_key_everything_but_probes_is_closed() {
         "/metrics",
         "/version",
         "/tokenize",
+        "/openapi.json",
+        "/server_info",
+        "/v1/loads",
+        "/v2/models/org/model/ready",
+        "/v2/models/health/ready",
+        "/v2/health/ready/",
+        "/v2/health/../models/x/ready",
+        "/ping/../v1/models",
         "/nothing",
         "http://test/v1/models",
         "http://test/health/../v1/models",

@@ -40,14 +40,34 @@ async fn header_bombs_are_refused_and_harm_nobody() {
 #[tokio::test]
 async fn garbage_and_http2_prefaces_are_closed() {
     let server = Server::start().await;
-    for bytes in
-        ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{16}\u{3}\u{1}\u{2}\u{0}", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"]
-    {
+    // A preface of HTTP/2 with its first frames: settings and a window update.
+    const HTTP2: &str =
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\u{6}\u{4}\0\0\0\0\0\0\u{2}\0\0\0\0\0\0\u{4}\u{8}\0\0\0\0\0\0\u{f}\0\u{1}";
+    for bytes in [
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        HTTP2,
+        "\u{16}\u{3}\u{1}\u{2}\u{0}",
+        "GET\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+    ] {
         let mut connection = send(server.addr, bytes).await;
         let rest = connection.rest().await;
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 400"), "{rest}");
     }
     assert_eq!(get(server.addr, "/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_upgrade_to_http2_is_passed_over() {
+    let server = Server::start().await;
+    let wish = ["connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA"];
+    let mut connection = send(server.addr, request("GET", "/version", &wish, "")).await;
+    let response = connection.response().await;
+    assert_eq!((response.status, response.header("upgrade")), (200, None));
+    assert!(response.json()["version"].is_string());
+    // The connection goes on as it was.
+    connection.send(request("GET", "/health", &[], "")).await;
+    assert_eq!(connection.response().await.status, 200);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod double;
 mod errors;
 mod fields;
 mod limits;
+mod operators;
 mod shutdown;
 mod structured;
 mod tools;

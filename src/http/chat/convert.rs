@@ -10,7 +10,15 @@ use crate::http::text::{TextService, text_error};
 use crate::text::answer::AnswerRules;
 use crate::types::SamplingParams;
 
-pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Limits) -> Result<Job, ApiError> {
+/// The conversation as the model reads it, and the job.
+///
+/// # Errors
+/// 400 when the template refuses the conversation or it doesn't fit the context.
+pub(in crate::http) fn render(
+    request: &ChatRequest,
+    text: &dyn TextService,
+    limits: &Limits,
+) -> Result<(String, Job), ApiError> {
     let common = &request.common;
     let failed = |e| text_error("messages", e);
     let style = text.style();
@@ -38,7 +46,7 @@ pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Li
         parallel: request.tools.parallel,
         opening: style.opening(&rendered),
     };
-    Ok(Job {
+    let job = Job {
         reading: request.reads(style).then(|| (style.clone(), Arc::new(rules))),
         prompts: vec![(Prompt::new(ids, common.prompt_logprobs.is_some()), params)],
         n: common.n,
@@ -47,5 +55,6 @@ pub(super) fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Li
         continuation: request.options.continue_final_message,
         cache_salt: common.cache_salt,
         constraint: common.wanted.as_ref().map(|wanted| wanted.compile(text)).transpose()?,
-    })
+    };
+    Ok((rendered, job))
 }

@@ -15,6 +15,7 @@ use super::fields::Endpoint;
 use super::generate::{Api, Head, Job};
 use super::sampling::{Common, Limits};
 use super::text::TextService;
+pub(super) use convert::render;
 use format::ChatFormat;
 use validate::ChatRequest;
 pub(super) use validate::read_messages;
@@ -40,7 +41,7 @@ impl Api for Chat {
     }
 
     fn convert(request: &ChatRequest, text: &dyn TextService, limits: &Limits) -> Result<Job, ApiError> {
-        convert::convert(request, text, limits)
+        render(request, text, limits).map(|(_, job)| job)
     }
 
     fn format(request: &ChatRequest, text: Arc<dyn TextService>, head: Head, num_choices: usize) -> ChatFormat {

@@ -2,6 +2,7 @@
 //! range of the table, so the code behind may read fields without checking them again.
 
 mod nested;
+mod schema;
 mod table;
 mod unknown;
 
@@ -10,6 +11,7 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::json::{integer, shown, type_name};
 pub(super) use nested::screen_messages;
+pub(super) use schema::schemas;
 pub(super) use table::Endpoint;
 use table::{Field, Kind, Rule, lookup};
 pub(super) use unknown::{Unknown, UnknownFields};

@@ -370,14 +370,18 @@ static FIELDS: &[Field] = &[
     peer("negative_prompt", EMPTY),
 ];
 
-/// Rows by endpoint and name: a body may have hundreds of thousands of names.
-static INDEX: LazyLock<HashMap<(Endpoint, &str), &Field>> = LazyLock::new(|| {
-    let stands = |f: &Field, endpoint| match f.on {
+/// The rows of an endpoint.
+pub(super) fn fields(endpoint: Endpoint) -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(move |field| match field.on {
         Both => true,
         Chat => endpoint == Endpoint::Chat,
         Completions => endpoint == Endpoint::Completions,
-    };
-    let on = |endpoint| FIELDS.iter().filter(move |f| stands(f, endpoint)).map(move |f| ((endpoint, f.name), f));
+    })
+}
+
+/// Rows by endpoint and name: a body may have hundreds of thousands of names.
+static INDEX: LazyLock<HashMap<(Endpoint, &str), &Field>> = LazyLock::new(|| {
+    let on = |endpoint| fields(endpoint).map(move |f| ((endpoint, f.name), f));
     on(Endpoint::Chat).chain(on(Endpoint::Completions)).collect()
 });
 

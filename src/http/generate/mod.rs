@@ -9,7 +9,7 @@ mod run;
 pub(super) use choice::{Piece, StopRule, TokenEntry, finite};
 pub(super) use prompt::Prompt;
 pub(super) use record::{Record, Usage};
-pub(super) use run::{Api, Format, Head, handle, json_response};
+pub(super) use run::{Api, Format, Head, check, handle, json_response};
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};

@@ -7,7 +7,6 @@ use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Request};
-use hyper::body::Incoming;
 use serde_json::{Map, Value};
 
 use super::{Generation, Job, Piece, Prompt, Record, Surroundings, Usage};
@@ -64,7 +63,7 @@ pub(in crate::http) trait Api: Send + 'static {
 }
 
 /// Answers one request.
-pub(in crate::http) async fn handle<A: Api>(app: Arc<App>, request: Request<Incoming>) -> Response {
+pub(in crate::http) async fn handle<A: Api>(app: Arc<App>, request: Request<Body>) -> Response {
     let arrival = request.extensions().get::<Arrival>().cloned().unwrap_or_default();
     let open = app.lifecycle.open();
     let model = app.config.model_name().to_owned();
@@ -86,7 +85,7 @@ struct Prepared<R> {
 
 async fn prepare<A: Api>(
     app: &Arc<App>,
-    request: Request<Incoming>,
+    request: Request<Body>,
     arrival: &Arrival,
     record: &mut Record,
 ) -> Result<Prepared<A::Request>, ApiError> {
@@ -110,16 +109,25 @@ async fn prepare<A: Api>(
 /// From bytes to tokens.
 fn read<A: Api>(app: &App, bytes: Bytes) -> Result<(A::Request, Job), ApiError> {
     let serving = app.serving()?;
+    let request = check::<A>(app, bytes)?;
+    let job = A::convert(&request, &*serving.text, &serving.limits)?;
+    Ok((request, job))
+}
+
+/// From bytes to a checked request.
+///
+/// # Errors
+/// 400 or 404 naming the field at fault, 503 while there is no model.
+pub(in crate::http) fn check<A: Api>(app: &App, bytes: Bytes) -> Result<A::Request, ApiError> {
+    let serving = app.serving()?;
     let mut map = parse_object(&bytes, app.config.max_json_depth)?;
     drop(bytes);
     let mut unknown = Unknown::new(app.config.strict_fields, &app.unknown_fields);
     screen(&mut map, A::ENDPOINT, &mut unknown)?;
     app.telemetry.unknown_fields(unknown.count);
     let request = A::validate(&map, &serving.limits)?;
-    drop(map);
     check_model(app, request.as_ref())?;
-    let job = A::convert(&request, &*serving.text, &serving.limits)?;
-    Ok((request, job))
+    Ok(request)
 }
 
 fn check_model(app: &App, common: &Common) -> Result<(), ApiError> {
